@@ -1,0 +1,408 @@
+"""The capture facade: what the agent uses of this package.
+
+State that has to outlive the agent is in pinned maps (`ledger`). Threads may call; they wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from ebpf import bpf, bytecode, compiler, loader, maps, netns, probe, routes, selftest, sockets
+from ebpf.direct import Direct
+from ebpf.errors import CaptureError, CaptureReason
+from ebpf.ledger import Ledger
+from ebpf.listeners import Listeners, open_listeners
+from ebpf.loader import Kernel
+from ebpf.maps import Counter, PodFlag, PodRecord
+
+VARIANT: Final = "B"
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """What is to be captured.
+
+    `netns_fd`: open descriptor of the pod's network namespace; stays the caller's (capture keeps a copy).
+    `addresses`: the pod's own; at least one. `node_addresses`: plaintext inbound traffic from these is left
+    to the application (kubelet probes). `exempt_inbound_ports`: local ports left alone (never 15008).
+    `exempt_outbound_ports`: destination ports left alone. `bypass_inbound`: of the inbound traffic only
+    HBONE is captured. `dns`: reserved.
+    """
+
+    netns_fd: int
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    node_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    exempt_inbound_ports: frozenset[int] = frozenset()
+    exempt_outbound_ports: frozenset[int] = frozenset()
+    bypass_inbound: bool = False
+    dns: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EnrolledPod:
+    """A captured pod: its number in the kernel's maps, its namespace's cookie, its three listeners.
+
+    The sockets (non-blocking, dual stack) belong to `Capture`: `withdraw` and `close` close them.
+    `network.netns_fd` is a copy that belongs to `Capture`, too.
+    """
+
+    slot: int
+    cookie: int
+    outbound: socket.socket
+    inbound: socket.socket
+    hbone: socket.socket
+    network: PodNetwork
+
+    @property
+    def listeners(self) -> Listeners:
+        """The three sockets together."""
+        return Listeners(self.outbound, self.inbound, self.hbone)
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[Capture, _Arguments], _Result],
+) -> Callable[Concatenate[Capture, _Arguments], _Result]:
+    @functools.wraps(method)
+    def locked(self: Capture, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+class Capture:
+    """Capture on one node: maps, programs and links, pinned so that they outlive this process.
+
+    `variant`: "B" (mark at connect, policy route, steering at the SYN). `reason`: why that one, a sentence.
+    """
+
+    def __init__(self, kernel: Kernel, cgroup: Path | None = None) -> None:
+        """Not for users: see `open`."""
+        self.variant = VARIANT
+        self.reason = ""
+        self._lock = threading.RLock()
+        self._kernel = kernel
+        self._home = netns.cookie_here()
+        self._agent: int | None = None
+        self._ledger = Ledger(kernel)
+        self.direct = Direct(kernel, cgroup)
+        self._pods: dict[int, EnrolledPod] = {}  # by cookie; enrolled by this process
+        self._leaving: dict[int, EnrolledPod] = {}  # withdrawn by it, with connections that are still relayed
+
+    @classmethod
+    def open(cls, *, cgroup: Path, pin_dir: Path, agent_pid: int, cache_dir: Path | None = None) -> Capture:
+        """Probe the kernel, test capture in a private namespace, create or adopt the pinned state.
+
+        `cgroup`: cgroup2 directory; sockets of processes in and below it can be captured. `pin_dir`: on a BPF
+        file system. `agent_pid`: the process whose connections are never captured. `cache_dir`: for byte code.
+        About half a second. CaptureError says in one line what is missing and what to do.
+        """
+        probe.require(cgroup, pin_dir)
+        collection = compiler.obtain(cache_dir or compiler.CACHE_DIR)
+        result = selftest.run(collection, cgroup, pin_dir)
+        log.info("capture variant %s: %s", result.variant or "none", result.reason)
+        if not result.variant:
+            raise CaptureError(
+                CaptureReason.SELF_TEST_FAILED,
+                result.reason,
+                "nothing was changed; report this with `uname -a`",
+            )
+        capture = cls.attach(collection, cgroup, pin_dir)
+        try:
+            capture.reason = result.reason
+            capture.exempt_agent(agent_pid)
+        except BaseException:
+            capture.close()
+            raise
+        return capture
+
+    @classmethod
+    def attach(cls, collection: bytecode.Collection, cgroup: Path, pin_dir: Path) -> Capture:
+        """`open` without probe, self-test and agent: create or adopt the pinned state."""
+        with _explained(), contextlib.ExitStack() as undo:
+            kernel = Kernel.open(collection, pin_dir)
+            undo.callback(kernel.close)
+            kernel.attach_cgroup(cgroup)
+            capture = cls(kernel, cgroup)
+            undo.pop_all()
+        return capture
+
+    @_one_at_a_time
+    def exempt_agent(self, pid: int) -> None:
+        """Never capture connections of this process; entries of agents that are gone are dropped."""
+        in_kernel = loader.own_process() if pid == os.getpid() else None
+        process = in_kernel or pid
+        same_view = process == pid
+        fd = self._kernel.maps["agents"]
+        for key in list(bpf.map_keys(fd, 4)):
+            other = int.from_bytes(key, sys.byteorder)
+            if not same_view or not Path(f"/proc/{other}").exists():
+                bpf.map_delete(fd, key)
+        bpf.map_update(fd, maps.u32(process), maps.u32(1))
+        self._agent = process
+
+    @_one_at_a_time
+    def enrol(self, pod: PodNetwork) -> EnrolledPod:
+        """Capture a pod from now on; its open connections are left alone. A few milliseconds.
+
+        Repeating it with other addresses or ports brings the pod up to date. A pod enrolled by a former agent
+        keeps its slot and gets this process's listeners; so does one that was withdrawn and still has relayed
+        connections. If it fails (CaptureError), every pod is left as it was.
+        """
+        _check(pod)
+        with contextlib.ExitStack() as undo:
+            cookie = self._cookie(pod.netns_fd)
+            former = self._pods.get(cookie)
+            netns_fd = former.network.netns_fd if former else os.dup(pod.netns_fd)
+            if not former:
+                undo.callback(os.close, netns_fd)
+            listeners = former.listeners if former else None
+            if not listeners or not listeners.are_open():
+                listeners = open_listeners(netns_fd)
+                undo.callback(listeners.close)
+            with _explained():
+                record, is_new = self._claim(cookie, netns_fd, pod)
+                if is_new:
+                    undo.callback(self._forget, record, netns_fd)
+                elif cookie in self._leaving:
+                    undo.callback(self._ledger.leave, record)
+                self._capture(record, netns_fd, pod, listeners)
+            undo.pop_all()
+        left = self._leaving.pop(cookie, None)
+        if left:
+            os.close(left.network.netns_fd)
+        enrolled = EnrolledPod(
+            record.slot,
+            cookie,
+            listeners.outbound,
+            listeners.inbound,
+            listeners.hbone,
+            replace(pod, netns_fd=netns_fd),
+        )
+        self._pods[cookie] = enrolled
+        self.direct.admit(enrolled.slot)
+        return enrolled
+
+    @_one_at_a_time
+    def withdraw(self, pod: EnrolledPod) -> bool:
+        """Capture nothing new of the pod, close its listeners, and give it its network back exactly as it was.
+
+        While connections are relayed that need the pod's rules, routes and sysctls, these stay, and the
+        answer is False: call `release` until it says True. Repeating it is the same as `release`.
+        """
+        mine = self._pods.get(pod.cookie)
+        if mine is None or mine.slot != pod.slot:
+            return self.release(pod)
+        del self._pods[pod.cookie]
+        self._leaving[pod.cookie] = mine
+        self.direct.expel(mine.slot)
+        try:
+            self._ledger.leave(self._ledger.records[pod.cookie])
+            mine.listeners.await_accepted()
+        finally:
+            mine.listeners.close()
+        return self.release(pod)
+
+    @_one_at_a_time
+    def release(self, pod: EnrolledPod) -> bool:
+        """Finish a withdrawal if the pod's last relayed connection has ended; whether nothing is left to do.
+
+        A namespace that is dead has none. A pod that has been enrolled again has nothing left to do.
+        """
+        mine = self._leaving.get(pod.cookie)
+        if mine is None or mine.network.netns_fd != pod.network.netns_fd:
+            return True
+        if _relays(mine.network):
+            return False
+        self._finish(mine)
+        return True
+
+    @_one_at_a_time
+    def prune(self, keep: Collection[EnrolledPod]) -> list[int]:
+        """Forget every pod that is not in `keep` (a former agent's); returns the slots given back.
+
+        A namespace that still lives and can be found is restored, too. Pins of other layout versions go.
+        """
+        kept = {pod.cookie for pod in keep}
+        slots: list[int] = []
+        for cookie, record in list(self._ledger.records.items()):
+            if cookie in kept:
+                continue
+            mine = self._pods.get(cookie) or self._leaving.get(cookie)
+            if mine and not self.withdraw(mine):
+                continue
+            slots.append(record.slot)
+            if not mine:
+                self._forget_lost(record)
+        current = self._kernel.directory
+        for directory in list(current.parent.glob("v*")):
+            if directory != current:
+                loader.remove_layout(directory)
+        return slots
+
+    @_one_at_a_time
+    def counters(self) -> dict[str, int]:
+        """Counted since the maps were made: captured, outbound, inbound, hbone, dropped, failed, direct,
+        fallen_back.
+
+        `captured`: connect() marked; `dropped`: no agent listened; `failed`: the kernel refused to steer;
+        `direct`: went direct; `fallen_back`: lost its permission on the way and went to the agent.
+        """
+        fd = self._kernel.maps["counters"]
+        return {
+            counter.name.lower(): int.from_bytes(
+                bpf.map_lookup(fd, maps.u32(counter), 8) or b"", sys.byteorder
+            )
+            for counter in Counter
+        }
+
+    @_one_at_a_time
+    def close(self) -> None:
+        """Let go. Pins stay: pods stay captured, and fail closed until a new agent comes.
+
+        Withdrawals that wait are finished: what this process relayed ends with it.
+        """
+        self.direct.end_lease()
+        for pod in list(self._leaving.values()):
+            self._finish(pod)
+        if self._agent is not None:
+            bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._agent))
+        for pod in self._pods.values():
+            pod.listeners.close()
+            os.close(pod.network.netns_fd)
+        self._pods.clear()
+        self._kernel.close()
+
+    @staticmethod
+    def cleanup(cgroup: Path, pin_dir: Path) -> list[str]:
+        """Remove every trace; returns what was removed. Namespaces that can be found are restored."""
+        removed: list[str] = []
+        directory = loader.layout_dir(pin_dir)
+        if directory.is_dir():
+            with contextlib.suppress(CaptureError):
+                capture = Capture(Kernel.open(compiler.shipped(), pin_dir))
+                removed += [f"pod slot {slot}" for slot in capture.prune(())]
+                capture.close()
+        for each in sorted(pin_dir.glob("v*")):
+            removed += loader.remove_layout(each)
+        with contextlib.suppress(OSError):  # a mount point, or shared with somebody else
+            pin_dir.rmdir()
+        return removed + selftest.remove_leftovers(cgroup)
+
+    def _cookie(self, netns_fd: int) -> int:
+        """Of a pod's namespace; never the agent's own, which is the node's."""
+        try:
+            cookie = netns.cookie(netns_fd)
+        except OSError as error:
+            raise CaptureError(
+                CaptureReason.NETNS_UNUSABLE, f"network namespace: {error.strerror}", "is the pod alive?"
+            ) from error
+        if cookie == self._home:
+            raise CaptureError(
+                CaptureReason.UNSUPPORTED,
+                "this is the agent's own network namespace",
+                "leave hostNetwork pods out",
+            )
+        return cookie
+
+    def _claim(self, cookie: int, netns_fd: int, pod: PodNetwork) -> tuple[PodRecord, bool]:
+        flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
+        with netns.inside(netns_fd):
+            sysctls = routes.current_sysctls()
+        return self._ledger.claim(cookie, netns.inode(netns_fd), flags, sysctls)
+
+    def _capture(self, record: PodRecord, netns_fd: int, pod: PodNetwork, listeners: Listeners) -> None:
+        """Everything in its order: what steers before what marks."""
+        slot = record.slot
+        self._ledger.set_listeners(slot, listeners)
+        own = maps.address_entries(slot, pod.addresses, pod.node_addresses)
+        exempt = maps.exempt_entries(slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports)
+        self._ledger.set_entries("addresses", slot, own)
+        self._ledger.set_entries("exempt", slot, exempt)
+        with netns.inside(netns_fd):
+            routes.set_sysctls()
+            routes.apply(routes.plan(pod.addresses))
+        self._kernel.attach_pod(slot, netns_fd)
+        self._ledger.mark_connections(record)
+
+    def _forget(self, record: PodRecord, netns_fd: int | None) -> None:
+        """Undo `_claim` and `_capture`: what marks before what steers. `netns_fd` None if it is gone."""
+        self._ledger.spare_connections(record)
+        if netns_fd is not None:
+            try:
+                with netns.inside(netns_fd):
+                    routes.revert()
+                    routes.restore_sysctls(record.saved)
+            except OSError as error:
+                log.warning("slot %d: network namespace not restored: %s", record.slot, error)
+        self._kernel.detach_pod(record.slot)
+        self._ledger.erase(record)
+
+    def _finish(self, pod: EnrolledPod) -> None:
+        """The second half of a withdrawal, unless another agent has taken the pod over meanwhile."""
+        del self._leaving[pod.cookie]
+        record = self._ledger.records.get(pod.cookie)
+        try:
+            if record and self._ledger.is_leaving(record):
+                self._forget(record, pod.network.netns_fd)
+        finally:
+            os.close(pod.network.netns_fd)
+
+    def _forget_lost(self, record: PodRecord) -> None:
+        """Forget a pod this process never enrolled; its namespace has to be found again."""
+        netns_fd = netns.find(record.netns, record.cookie)
+        try:
+            self._forget(record, netns_fd)
+        finally:
+            if netns_fd is not None:
+                os.close(netns_fd)
+
+
+def _relays(network: PodNetwork) -> bool:
+    """Whether the agent relays connections of a pod. False if the namespace or the kernel cannot tell."""
+    try:
+        with netns.inside(network.netns_fd):
+            return sockets.relayed(network.addresses)
+    except OSError as error:
+        log.warning("relayed connections cannot be listed: %s", error)
+        return False
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the kernel refuses into one line with advice."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno == errno.E2BIG
+        advice = "too many addresses or exempt ports on this node" if full else "look at the kernel's log"
+        raise CaptureError(CaptureReason.KERNEL_REFUSED, str(error), advice) from error
+
+
+def _check(pod: PodNetwork) -> None:
+    for port in pod.exempt_inbound_ports | pod.exempt_outbound_ports:
+        if not 0 < port < 65536:
+            raise CaptureError(CaptureReason.UNSUPPORTED, f"exempt port {port}", "give ports from 1 to 65535")
+    if pod.dns:
+        raise CaptureError(CaptureReason.UNSUPPORTED, "DNS capture is not built yet", "enrol with dns=False")
+    if not pod.addresses:
+        raise CaptureError(
+            CaptureReason.NO_ADDRESS, "the pod has no address of global scope", "enrol it when it has one"
+        )

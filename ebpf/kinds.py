@@ -1,0 +1,49 @@
+"""Numbers of the kernel's BPF interface (include/uapi/linux/bpf.h), as far as used. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class ProgramType(enum.IntEnum):
+    """enum bpf_prog_type, as far as used."""
+
+    SOCK_OPS = 13
+    RAW_TRACEPOINT = 17
+    CGROUP_SOCK_ADDR = 18
+    SK_LOOKUP = 30
+
+
+class AttachType(enum.IntEnum):
+    """enum bpf_attach_type, as far as used."""
+
+    NONE = 0
+    SOCK_OPS = 3
+    CONNECT4 = 10
+    CONNECT6 = 11
+    PEER4 = 29
+    PEER6 = 30
+    SK_LOOKUP = 36
+
+
+class MapType(enum.IntEnum):
+    """enum bpf_map_type, as far as used."""
+
+    HASH = 1
+    ARRAY = 2
+    LRU_HASH = 9
+    SOCKMAP = 15
+    QUEUE = 22
+    SK_STORAGE = 24
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """What defines a map; two maps with equal info are interchangeable. Sizes in bytes."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int

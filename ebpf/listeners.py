@@ -1,0 +1,113 @@
+"""Listening sockets inside a pod, for the steering program to hand connections to.
+
+They are bound to random addresses out of 240.0.0.0/4 (reserved, RFC 1112), which IP_TRANSPARENT allows: the
+program may hand over any connection whatever the listener's address, nothing else can reach it, and two
+generations of the agent do not collide. The address is written as IPv4-mapped, since a socket bound to a real
+IPv6 address would be IPv6 only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from ebpf import netns
+from ebpf.errors import CaptureError, CaptureReason
+from ebpf.maps import Kind
+
+PORTS: Final = {Kind.OUTBOUND: 15001, Kind.INBOUND: 15006, Kind.HBONE: 15008}
+"""Istio's; they only show in `ss`, and connections come in with their own destination port."""
+
+BACKLOG: Final = 4096
+_EMPTYING: Final = 0.25
+_QUEUED_AT: Final = 24  # tcpi_unacked, which for a listener is the length of its accept queue
+_IPV6_TRANSPARENT: Final = 75
+_IP_TRANSPARENT: Final = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """One socket for each kind, open and listening."""
+
+    outbound: socket.socket
+    inbound: socket.socket
+    hbone: socket.socket
+
+    def of(self, kind: Kind) -> socket.socket:
+        """By kind; KeyError for DNS, which has none yet."""
+        return {Kind.OUTBOUND: self.outbound, Kind.INBOUND: self.inbound, Kind.HBONE: self.hbone}[kind]
+
+    def close(self) -> None:
+        """Close this process's descriptors; a copy held elsewhere goes on listening."""
+        for each in (self.outbound, self.inbound, self.hbone):
+            each.close()
+
+    def await_accepted(self) -> None:
+        """Wait a moment (at most 0.25 s) for connections in the accept queues: closing would reset them."""
+        deadline = time.monotonic() + _EMPTYING
+        sockets = [each for each in (self.outbound, self.inbound, self.hbone) if each.fileno() >= 0]
+        while any(_queued(each) for each in sockets) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def are_open(self) -> bool:
+        """Whether none has been closed."""
+        return all(each.fileno() >= 0 for each in (self.outbound, self.inbound, self.hbone))
+
+
+def _queued(listener: socket.socket) -> int:
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUED_AT + 4)
+    return int(struct.unpack_from("=I", info, _QUEUED_AT)[0])
+
+
+def open_listeners(netns_fd: int) -> Listeners:
+    """Open all in a pod's namespace. CaptureError."""
+    with contextlib.ExitStack() as opened:
+        with netns.inside(netns_fd):
+            sockets = [opened.enter_context(_listen(PORTS[kind])) for kind in PORTS]
+        opened.pop_all()
+    return Listeners(*sockets)
+
+
+def _listen(port: int) -> socket.socket:
+    """On the port, or on any other if the application has a wildcard listener there."""
+    for attempt in (port, port, 0):
+        try:
+            return _try(attempt)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and attempt:
+                continue
+            advice = "grant NET_ADMIN" if error.errno == errno.EPERM else "check the pod's limits"
+            raise CaptureError(
+                CaptureReason.LISTEN_FAILED, f"port {attempt} in the pod: {error.strerror}", advice
+            ) from error
+    raise AssertionError
+
+
+def _try(port: int) -> socket.socket:
+    """Dual stack; IPv4 alone on a kernel without IPv6."""
+    address = f"240.{'.'.join(map(str, os.urandom(3)))}"
+    try:
+        opened = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        address = f"::ffff:{address}"
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+        if opened.family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+        opened.setblocking(False)
+        opened.bind((address, port))
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened

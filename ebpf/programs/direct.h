@@ -1,0 +1,351 @@
+/*
+ * The direct path: connections between pods of this node that the agent has allowed beforehand are not
+ * captured but go over plain TCP in the kernel.
+ *
+ *   preauthorised   asked by the connect hooks: is (pod, destination) among the pairs, and to which backend
+ *   direct          sock_ops: tells the destination's `steer` which connection is coming, before its SYN leaves,
+ *                   and the agent what became of it
+ *   peer4, peer6    getpeername() shows the service's address that was asked for
+ *
+ * Whatever is not in `direct_pairs` at the moment the SYN leaves goes to the proxy. Pairs count only until
+ * `direct_until`, which a living agent keeps ahead of the clock.
+ */
+#define TCP_STATE_ESTABLISHED 1
+#define TCP_STATE_FIN_WAIT2 5
+#define TCP_STATE_CLOSE 7
+#define TCP_STATE_LAST_ACK 9
+#define TCP_STATE_CLOSING 11
+
+enum direct_role { CLIENT = 1, SERVER = 2 };
+enum direct_what { BEGUN = 1, FELL_BACK, CLIENT_CLOSED, SERVER_CLOSED };
+
+struct direct_key {
+	u32 slot;       /* of the pod that connects */
+	struct ip16 ip; /* what it asks for */
+	u16 port;
+	u16 unused;
+};
+
+struct direct_backend {
+	struct ip16 ip;
+	u32 slot;
+	u16 port;
+	u16 unused;
+};
+
+/* As the client sees it. */
+struct direct_tuple {
+	struct ip16 from, to;
+	u16 from_port, to_port;
+};
+
+struct direct_conn {
+	u64 cookie;     /* of the client's socket: names the connection */
+	u64 began;      /* CLOCK_MONOTONIC, nanoseconds */
+	u32 from_slot, to_slot;
+	struct ip16 asked;
+	u16 asked_port;
+	u8 accepted;    /* the server's socket is known and will report its end, too */
+	u8 unused[5];
+};
+
+struct direct_socket {
+	u64 cookie;
+	u32 from_slot, to_slot;
+	struct ip16 asked, backend;
+	u16 asked_port, backend_port;
+	u8 role;
+	u8 established;
+	u8 unused[2];
+};
+
+struct direct_event {
+	u64 cookie;
+	u64 at;
+	u64 sent, received; /* by the socket that reports; received may count a FIN */
+	u32 from_slot, to_slot;
+	struct direct_tuple tuple;
+	struct ip16 asked;
+	u16 asked_port;
+	u8 what;
+	u8 state;       /* before CLOSE */
+	u8 accepted;
+	u8 established;
+	u8 unused[6];
+};
+
+BPF_F_TABLE("hash", struct direct_key, struct direct_backend, direct_pairs, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct direct_tuple, struct direct_conn, direct_conns, 131072, BPF_F_NO_PREALLOC);
+BPF_QUEUE(direct_events, struct direct_event, 16384);
+BPF_SK_STORAGE(direct_sockets, struct direct_socket);
+BPF_ARRAY(direct_until, u64, 1);
+
+static inline int is_lent(void)
+{
+	u32 only = 0;
+	u64 *until = direct_until.lookup(&only);
+	return until && *until > bpf_ktime_get_ns();
+}
+
+static inline struct direct_backend *pair_of(u32 slot, struct ip16 *ip, u16 port)
+{
+	struct direct_key key = {.slot = slot, .ip = *ip, .port = port};
+	struct direct_backend *backend;
+	struct pod *pod;
+	u32 to;
+
+	if (!is_lent())
+		return 0;
+	backend = direct_pairs.lookup(&key);
+	if (!backend)
+		return 0;
+	to = backend->slot;
+	pod = slots.lookup(&to);
+	return pod && !(pod->flags & LEAVING) ? backend : 0;
+}
+
+/* The pair still holds, and this is a connection of the pod that it names, from one of the pod's own addresses
+ * (not from one that a socket was bound to by force) to the pair's backend. */
+static inline int still_holds(struct bpf_sock_ops *ctx, struct direct_socket *direct, struct direct_tuple *tuple)
+{
+	struct direct_backend *pair = pair_of(direct->from_slot, &direct->asked, direct->asked_port);
+	u64 cookie = bpf_get_netns_cookie(ctx);
+	struct pod *pod = pods.lookup(&cookie);
+
+	return pair && pair->slot == direct->to_slot && pair->port == tuple->to_port && is_same(&pair->ip, &tuple->to) &&
+	       pod && pod->slot == direct->from_slot && !(pod->flags & LEAVING) &&
+	       (role_of(direct->from_slot, &tuple->from) & OWN);
+}
+
+/* Whether this connect() goes direct; then `backend` is filled, and the socket remembers. */
+static inline int preauthorised(struct bpf_sock *sk, struct pod *pod, struct ip16 *to, u16 port,
+				struct direct_backend *backend)
+{
+	struct direct_backend *found = pair_of(pod->slot, to, port);
+	struct direct_socket *direct;
+
+	if (!found)
+		return 0;
+	*backend = *found;
+	direct = direct_sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!direct)
+		return 0;
+	direct->from_slot = pod->slot;
+	direct->to_slot = backend->slot;
+	direct->asked = *to;
+	direct->asked_port = port;
+	direct->backend = backend->ip;
+	direct->backend_port = backend->port;
+	direct->role = CLIENT;
+	direct->established = 0;
+	return 1;
+}
+
+static inline void tuple_of(struct bpf_sock_ops *ctx, struct direct_tuple *tuple, int reversed)
+{
+	struct ip16 local, remote;
+	u32 family, local4, remote4;
+	u16 local_port, remote_port;
+
+	local.word[0] = READ(ctx->local_ip6[0]);
+	local.word[1] = READ(ctx->local_ip6[1]);
+	local.word[2] = READ(ctx->local_ip6[2]);
+	local.word[3] = READ(ctx->local_ip6[3]);
+	remote.word[0] = READ(ctx->remote_ip6[0]);
+	remote.word[1] = READ(ctx->remote_ip6[1]);
+	remote.word[2] = READ(ctx->remote_ip6[2]);
+	remote.word[3] = READ(ctx->remote_ip6[3]);
+	local4 = READ(ctx->local_ip4);
+	remote4 = READ(ctx->remote_ip4);
+	local_port = READ(ctx->local_port);
+	remote_port = bpf_ntohl(READ(ctx->remote_port));
+	family = READ(ctx->family);
+	if (family == FAMILY_INET || is_v4(&remote)) {
+		local = (struct ip16){{0, 0, V4_MAPPED, local4}};
+		remote = (struct ip16){{0, 0, V4_MAPPED, remote4}};
+	}
+	tuple->from = reversed ? remote : local;
+	tuple->to = reversed ? local : remote;
+	tuple->from_port = reversed ? remote_port : local_port;
+	tuple->to_port = reversed ? local_port : remote_port;
+}
+
+static inline int tell(struct direct_event *event, struct direct_socket *direct, u8 what)
+{
+	event->cookie = direct->cookie;
+	event->at = bpf_ktime_get_ns();
+	event->from_slot = direct->from_slot;
+	event->to_slot = direct->to_slot;
+	event->asked = direct->asked;
+	event->asked_port = direct->asked_port;
+	event->what = what;
+	event->established = direct->established;
+	return (int)(long)direct_events.push(event, 0); /* BCC declares a pointer */
+}
+
+/* Back to the proxy: the mark makes the kernel look the route up again before the SYN leaves. */
+static inline void fall_back(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	u32 wanted = sk->mark | LOOP_MARK;
+
+	direct_sockets.sk_storage_delete(sk);
+	bpf_setsockopt(ctx, LEVEL_SOCKET, OPTION_MARK, &wanted, sizeof(wanted));
+	count(FALLEN_BACK);
+}
+
+/*
+ * The socket can be found by now. The agent takes a pair away before it looks for connections, and here a
+ * connection is told of before its pair is looked at again: one of the two sees the other.
+ */
+static inline void client_connects(struct bpf_sock_ops *ctx, struct bpf_sock *sk, struct direct_socket *direct)
+{
+	struct direct_event event = {};
+	struct direct_conn conn = {};
+
+	tuple_of(ctx, &event.tuple, 0);
+	direct->cookie = bpf_get_socket_cookie(ctx);
+	conn.cookie = direct->cookie;
+	conn.began = bpf_ktime_get_ns();
+	conn.from_slot = direct->from_slot;
+	conn.to_slot = direct->to_slot;
+	conn.asked = direct->asked;
+	conn.asked_port = direct->asked_port;
+	if (direct_conns.insert(&event.tuple, &conn)) {
+		fall_back(ctx, sk);
+		return;
+	}
+	if (tell(&event, direct, BEGUN)) {
+		direct_conns.delete(&event.tuple);
+		fall_back(ctx, sk);
+		return;
+	}
+	if (!still_holds(ctx, direct, &event.tuple)) {
+		direct_conns.delete(&event.tuple);
+		tell(&event, direct, FELL_BACK);
+		fall_back(ctx, sk);
+		return;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+	count(DIRECT);
+}
+
+static inline void server_accepts(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct direct_tuple tuple = {};
+	struct direct_socket *direct;
+	struct direct_conn *conn;
+
+	tuple_of(ctx, &tuple, 1);
+	conn = direct_conns.lookup(&tuple);
+	if (!conn)
+		return;
+	direct = direct_sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!direct)
+		return;
+	direct->cookie = conn->cookie;
+	direct->from_slot = conn->from_slot;
+	direct->to_slot = conn->to_slot;
+	direct->role = SERVER;
+	direct->established = 1;
+	conn->accepted = 1;
+	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static inline void closed(struct bpf_sock_ops *ctx, struct direct_socket *direct, u32 before)
+{
+	struct direct_event event = {};
+	struct direct_conn *conn;
+	int is_client = direct->role == CLIENT;
+
+	event.state = before;
+	event.sent = ctx->bytes_acked;
+	event.received = ctx->bytes_received;
+	/* An acknowledged FIN counts as a byte; so does the SYN, but not the one of an accepted connection. */
+	if (before == TCP_STATE_FIN_WAIT2 || before == TCP_STATE_LAST_ACK || before == TCP_STATE_CLOSING)
+		event.sent -= 1;
+	if (is_client) {
+		event.sent -= direct->established;
+		tuple_of(ctx, &event.tuple, 0);
+		conn = direct_conns.lookup(&event.tuple);
+		if (conn && conn->cookie == direct->cookie) {
+			event.accepted = conn->accepted;
+			direct_conns.delete(&event.tuple);
+		}
+	}
+	tell(&event, direct, is_client ? CLIENT_CLOSED : SERVER_CLOSED);
+}
+
+int direct(struct bpf_sock_ops *ctx)
+{
+	u32 op = READ(ctx->op), before, now;
+	struct direct_socket *direct;
+	struct bpf_sock *sk;
+
+	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
+	    op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		server_accepts(ctx, sk);
+		return 1;
+	}
+	direct = direct_sockets.sk_storage_get(sk, 0, 0);
+	if (!direct)
+		return 1;
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		client_connects(ctx, sk, direct);
+		return 1;
+	}
+	before = READ(ctx->args[0]);
+	now = READ(ctx->args[1]);
+	if (now == TCP_STATE_ESTABLISHED)
+		direct->established = 1;
+	else if (now == TCP_STATE_CLOSE)
+		closed(ctx, direct, before);
+	return 1;
+}
+
+static inline struct direct_socket *rewritten(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct direct_socket *direct = sk ? direct_sockets.sk_storage_get(sk, 0, 0) : 0;
+
+	if (!direct || direct->role != CLIENT)
+		return 0;
+	return direct->asked_port == direct->backend_port && is_same(&direct->asked, &direct->backend) ? 0 : direct;
+}
+
+int peer4(struct bpf_sock_addr *ctx)
+{
+	struct direct_socket *direct = rewritten(ctx);
+
+	if (direct) {
+		ctx->user_ip4 = direct->asked.word[3];
+		ctx->user_port = bpf_htons(direct->asked_port);
+	}
+	return 1;
+}
+
+int peer6(struct bpf_sock_addr *ctx)
+{
+	struct direct_socket *direct = rewritten(ctx);
+
+	if (direct) {
+		ctx->user_ip6[0] = direct->asked.word[0];
+		ctx->user_ip6[1] = direct->asked.word[1];
+		ctx->user_ip6[2] = direct->asked.word[2];
+		ctx->user_ip6[3] = direct->asked.word[3];
+		ctx->user_port = bpf_htons(direct->asked_port);
+	}
+	return 1;
+}
+
+/* Asked by `steer`: has the connect side announced just this connection, to just this pod? */
+static inline int is_announced(u32 slot, struct direct_tuple *tuple)
+{
+	struct direct_conn *conn = direct_conns.lookup(tuple);
+	return conn && conn->to_slot == slot;
+}
+

@@ -1,0 +1,2 @@
+/* Opcode field macros: only needed by assemblers. */
+#pragma once

@@ -1,0 +1,1 @@
+/* Left empty: BCC brings its own definition of the BPF interface. */

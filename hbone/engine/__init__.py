@@ -1,0 +1,244 @@
+"""The byte engine: accepts, dials and relays; its owner decides.
+
+Data in: listening sockets, network namespaces, identities (certificates), one verdict for each flow.
+Data out: events (`hbone.engine.events`), byte counters, statistics. Bytes of connections never enter Python:
+worker threads written in C move them without the GIL. This package knows no pods and no policy.
+
+Use: wait until `Engine.event_fd` is readable, `take()` events, give each `Accepted`/`ConnectRequested` its
+verdict (`connect_plain`, `connect_tunnel` or `refuse`), then `flush()` once.
+
+What the engine does by itself:
+
+- TLS 1.3 (AES-GCM), ALPN h2, certificates on both sides; a peer needs a valid chain, the right purpose and
+  exactly one URI name, a SPIFFE one: on the list of `sans` (client), or of an accepted trust domain (server).
+- HTTP/2 CONNECT: answers 400 to what is no CONNECT or breaks RFC 9113 section 8.5, resets malformed streams,
+  ends connections that break the protocol or overdraw a budget (`peer_abuse`; `stats()["abuse_..."]` says which).
+- A CONNECT is answered 200 only when the onward connection stands, 503 when it fails.
+- Half-close passes in every order; a reset is passed on as a reset; a tunnel that ends without close_notify
+  resets its flows (`truncated`).
+- Tunnels are pooled for each worker; all who wait share a dial; an unanswered CONNECT of a tunnel that turned
+  out dead, or was refused as unprocessed, is tried again on another one.
+- Memory is bounded by windows, for each stream, tunnel and queue; credit for a connection is given on receipt,
+  so that slow readers do not stop others.
+- Every wait has a deadline (`EngineConfig`), every end a reason, every token exactly one `Closed`.
+
+A CONNECT stream may be given `connect_tunnel` as well (gateways, waypoints): bytes then pass from tunnel to tunnel
+through a pair of local sockets, and every such flow counts twice in `flows_live` and against `max_flows`.
+The C core (`engine.h`) compiles without Python; `state.h` explains its structures.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hbone import _engine
+from hbone.engine.config import EngineConfig
+from hbone.engine.events import (
+    Accepted,
+    Address,
+    Closed,
+    ConnectRequested,
+    Established,
+    Event,
+    Headers,
+    ListenerKind,
+    TunnelClosed,
+    TunnelFailed,
+    TunnelOpened,
+)
+from hbone.reasons import Reason
+
+__all__ = [
+    "REASONS",
+    "Accepted",
+    "Address",
+    "Closed",
+    "ConnectRequested",
+    "Engine",
+    "EngineConfig",
+    "Established",
+    "Event",
+    "Headers",
+    "ListenerKind",
+    "TunnelClosed",
+    "TunnelFailed",
+    "TunnelOpened",
+    "reason_code",
+]
+
+REASONS: tuple[str, ...] = _engine.REASONS + tuple(r for r in Reason if r not in _engine.REASONS)
+"""Slugs of `hbone.reasons.Reason`, indexed by reason code. The engine passes on codes it never uses itself."""
+
+_CODES = {slug: code for code, slug in enumerate(REASONS)}
+
+_LISTENER_KINDS = tuple(ListenerKind)
+
+_EVENT_TYPES: tuple[type[Event], ...] = (
+    Accepted,
+    ConnectRequested,
+    Established,
+    Closed,
+    TunnelFailed,
+    TunnelOpened,
+    TunnelClosed,
+)
+
+
+def reason_code(slug: str) -> int:
+    """The code for a reason's slug; KeyError for a slug that is not in the closed list."""
+    return _CODES[slug]
+
+
+class Engine:
+    """Worker threads and everything they own. Every method may be called from any thread.
+
+    A token whose flow has ended is ignored everywhere: a verdict that comes too late does nothing.
+    """
+
+    def __init__(self, config: EngineConfig = EngineConfig()) -> None:  # noqa: B008 (frozen value)
+        """Start the workers. OSError when the system refuses threads or descriptors; ValueError for
+        limits out of range."""
+        self._core = _engine.Core({name: getattr(config, name) for name in EngineConfig.__slots__})
+        self.config = config
+        self.event_fd: int = self._core.event_fd
+        """Readable while events wait (an eventfd; the engine owns it)."""
+
+    def take(self, limit: int = 256) -> list[Event]:
+        """Up to `limit` waiting events, oldest first."""
+        return [_build(raw) for raw in self._core.take(limit)]
+
+    def add_netns(self, netns_fd: int) -> int:
+        """Register a network namespace by an open descriptor of it (duplicated); its handle is > 0.
+
+        Handle 0 is the namespace the process started the engine in.
+        """
+        return self._core.add_netns(netns_fd)
+
+    def remove_netns(self, netns: int) -> None:
+        """Forget the namespace. Its descriptor is closed when the last flow or tunnel that uses it ends."""
+        self._core.remove_netns(netns)
+
+    def listen(self, fd: int, kind: ListenerKind, netns: int, tag: int, identity: int = 0) -> int:
+        """Accept on a listening TCP socket (duplicated). `tag` comes back in events. HBONE listeners name
+        the identity they serve with. Returns the listener's handle."""
+        return self._core.listen(fd, int(kind), netns, tag, identity)
+
+    def unlisten(self, listener: int) -> None:
+        """Stop accepting and close. Established flows live on."""
+        self._core.unlisten(listener)
+
+    def set_identity(
+        self,
+        identity: int,
+        chain_pem: bytes,
+        key_pem: bytes,
+        roots_pem: bytes,
+        trust_domains: Sequence[str],
+    ) -> None:
+        """Create or replace an identity (> 0). Open tunnels live on; new streams get tunnels that were
+        dialled with the new certificate. ValueError when the PEM data does not load or key and leaf do
+        not belong together."""
+        self._core.set_identity(identity, chain_pem, key_pem, roots_pem, tuple(trust_domains))
+
+    def set_crls(self, files: Sequence[bytes]) -> None:
+        """Replace the certificate revocation lists (X.509 v2), for every identity and both roles.
+
+        Each file is PEM with any number of lists, DER with one, or empty. Handshakes check every certificate
+        of the peer's chain (`peer_cert_revoked`); open tunnels whose peer is revoked by these lists are cut at
+        once, with that reason on each of their flows. An issuer without a list revokes nothing; a list past
+        its nextUpdate stays in force, as in Istio's ztunnel. ValueError when a list does not load, is a delta
+        or indirect one or has an unknown critical extension: the lists before it stay in force then."""
+        self._core.set_crls(tuple(files))
+
+    def drop_identity(self, identity: int) -> None:
+        """Forget an identity. Open tunnels live on; new handshakes with it fail."""
+        self._core.drop_identity(identity)
+
+    def connect_plain(
+        self,
+        token: int,
+        destination: Address,
+        *,
+        netns: int,
+        source_ip: str | None = None,
+        mark: int = 0,
+    ) -> None:
+        """Verdict: plain TCP to `destination` from inside `netns`.
+
+        With `source_ip` the onward socket is transparent, bound to that address, tied to the loopback
+        device and marked with `mark`, so that the application sees its client's address.
+        """
+        self._core.connect_plain(token, destination[0], destination[1], netns, source_ip, mark)
+
+    def connect_tunnel(
+        self,
+        token: int,
+        destination: Address,
+        *,
+        netns: int,
+        identity: int,
+        sans: Sequence[str],
+        authority: str,
+        headers: Sequence[tuple[str, str]],
+        mark: int = 0,
+    ) -> None:
+        """Verdict: a CONNECT stream to `authority` over a pooled tunnel to `destination`, for a captured
+        connection or for a CONNECT stream (which is answered 200 when the far one is, else 503).
+
+        Tunnels are shared by flows with the same netns, identity, destination and set of `sans`.
+        ValueError for headers that cannot be sent or exceed 16 KiB.
+        """
+        self._core.connect_tunnel(
+            token,
+            destination[0],
+            destination[1],
+            netns,
+            identity,
+            tuple(sorted(set(sans))) if len(sans) > 1 else tuple(sans),
+            authority,
+            tuple(headers),
+            mark,
+        )
+
+    def refuse(self, token: int, reason_code: int, status: int = 503) -> None:
+        """Verdict: no. A captured connection is reset; a CONNECT stream is answered with `status`."""
+        self._core.refuse(token, reason_code, status)
+
+    def flush(self) -> None:
+        """Hand the verdicts given since the last flush to the workers."""
+        self._core.flush()
+
+    def cut(self, token: int, reason_code: int) -> None:
+        """Reset a live flow on both sides. Its tunnel survives."""
+        self._core.cut(token, reason_code)
+
+    def drain(self, tag: int) -> None:
+        """Close the tag's listeners; its HBONE server tunnels say GOAWAY and end with their last stream."""
+        self._core.drain(tag)
+
+    def drain_all(self) -> None:
+        """`drain` for every tag."""
+        self._core.drain_all()
+
+    def counters(self) -> list[tuple[int, int, int]]:
+        """(token, bytes from client, bytes to client) of live flows that moved bytes since the last call.
+        Values are cumulative; a flow's final values are in its `Closed`."""
+        return self._core.counters()
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters of the engine by name."""
+        return self._core.stats()
+
+    def stop(self) -> None:
+        """Reset everything that is live and join the workers; idempotent. `take` still returns the
+        remaining events, among them a `Closed` for every live token. `event_fd` is closed."""
+        self._core.stop()
+
+
+def _build(raw: tuple[Any, ...]) -> Event:
+    kind = raw[0]
+    if kind == 0:
+        _, token, tag, listener, peer, local = raw
+        return Accepted(token, tag, _LISTENER_KINDS[listener], peer, local)
+    # Past the constructor, which would take the tuple apart only to put it together again.
+    event: Event = tuple.__new__(_EVENT_TYPES[kind], raw[1:])
+    return event

@@ -1,0 +1,59 @@
+/* Commands from the owner (and other workers) to one worker, carried by its mailbox. */
+#ifndef HBONE_COMMAND_H
+#define HBONE_COMMAND_H
+
+#include "state.h"
+
+enum command_type {
+    COMMAND_PLAIN,
+    COMMAND_TUNNEL,
+    COMMAND_REFUSE,
+    COMMAND_CUT,
+    COMMAND_LISTEN,
+    COMMAND_UNLISTEN,
+    COMMAND_DRAIN,
+    COMMAND_ADOPT, /* a connection another worker accepted */
+    COMMAND_LEAVE, /* a namespace was removed: do not stay in it */
+    COMMAND_REVOKE, /* lists have changed: look at every tunnel */
+    COMMAND_STOP,
+};
+
+struct command {
+    struct command *next;
+    enum command_type type;
+    uint64_t token;
+    unsigned reason, status;
+    uint32_t tag;
+    bool every_tag;
+    int fd;
+    struct listener *listener; /* counted */
+    struct route *route;       /* owned */
+    struct address source;     /* AF_UNSPEC: none */
+    struct address peer;       /* COMMAND_ADOPT */
+    struct netns *netns;       /* counted */
+};
+
+void mailbox_init(struct mailbox *m);
+/* Takes the command over. Without `wake` it waits for the next worker_wake or for the worker's next round. */
+void mailbox_post(struct worker *w, struct command *c, bool wake);
+void mailbox_wake(struct worker *w);
+struct command *mailbox_take(struct worker *w);
+/* Frees what nobody will take, and the worker's eventfd; later commands are freed at once. */
+void mailbox_close(struct worker *w);
+/* NULL without memory. */
+struct command *command_new(enum command_type type);
+void command_free(struct command *c);
+
+struct route *route_new(const struct address *destination, size_t bytes);
+void route_free(struct route *r);
+static inline const uint8_t *route_block(const struct route *r)
+{
+    return (const uint8_t *)r->bytes + r->sans_size;
+}
+
+struct listener *listener_ref(struct listener *l);
+void listener_unref(struct listener *l);
+struct netns *netns_ref(struct netns *n);
+void netns_unref(struct netns *n);
+
+#endif

@@ -1,0 +1,18 @@
+/* Onward sockets: opened inside a network namespace, perhaps with the client's source address. */
+#ifndef HBONE_DIAL_H
+#define HBONE_DIAL_H
+
+#include "state.h"
+
+/* Begins a non-blocking connect. The socket, or -errno. `netns` NULL: the worker's own; `source` NULL or
+ * AF_UNSPEC: chosen by the kernel. */
+int dial(struct worker *w, const struct address *destination, struct netns *netns, const struct address *source,
+         uint32_t mark);
+/* Goes home if the thread is in `netns` (wherever it is, for NULL): a thread keeps a namespace alive. */
+void dial_leave(struct worker *w, const struct netns *netns);
+/* TCP_NODELAY and keepalive, as on every socket the engine owns. Accepted sockets have inherited them from the
+ * listening one. */
+void tune_socket(int fd);
+enum reason connect_reason(int error);
+
+#endif

@@ -1,0 +1,246 @@
+#include "engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "event.h"
+#include "flow_table.h"
+#include "registry.h"
+#include "state.h"
+#include "worker.h"
+
+const char *const engine_reasons[REASON_COUNT] = {
+#define X(name) #name,
+    REASONS(X)
+#undef X
+};
+
+void engine_config_defaults(struct engine_config *config)
+{
+#define X(name, unit, value, least, most) config->name = (uint64_t)((unit) * (value));
+    ENGINE_CONFIG(X)
+#undef X
+}
+
+/* ---- start and stop */
+
+static int start_workers(struct engine *e)
+{
+    int error = 0;
+    for (unsigned i = 0; i < e->n_workers && !error; i++)
+        error = worker_init(&e->workers[i], e, i);
+    for (unsigned i = 0; i < e->n_workers && !error; i++)
+        error = worker_start(&e->workers[i]);
+    return error;
+}
+
+struct engine *engine_start(const struct engine_config *config)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    struct worker *workers = calloc(config->workers, sizeof *workers);
+    if (!e || !workers) {
+        free(e);
+        free(workers);
+        errno = ENOMEM;
+        return NULL;
+    }
+    e->config = *config;
+    e->workers = workers;
+    e->n_workers = (unsigned)config->workers;
+    for (unsigned i = 0; i < e->n_workers; i++) { /* what was not set up is not closed either */
+        workers[i].epoll = workers[i].wake.fd = workers[i].home_netns = -1;
+        mailbox_init(&workers[i].mailbox);
+    }
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->counters_lock, NULL);
+    e->revocation = revocation_new();
+    int error = !e->revocation ? -ENOMEM : event_queue_init(&e->events) ? start_workers(e) : -errno;
+    if (!error)
+        return e;
+    engine_free(e);
+    errno = -error;
+    return NULL;
+}
+
+static void close_event_fd(struct event_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    if (q->fd >= 0)
+        close(q->fd);
+    q->fd = -1;
+    pthread_mutex_unlock(&q->lock);
+}
+
+void engine_stop(struct engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    bool first = !e->stopped;
+    e->stopped = true;
+    pthread_mutex_unlock(&e->lock);
+    if (!first)
+        return;
+    for (unsigned i = 0; i < e->n_workers; i++) {
+        struct command *c = e->workers[i].started ? command_new(COMMAND_STOP) : NULL;
+        if (c)
+            mailbox_post(&e->workers[i], c, true);
+    }
+    for (unsigned i = 0; i < e->n_workers; i++)
+        if (e->workers[i].started)
+            pthread_join(e->workers[i].thread, NULL);
+    for (unsigned i = 0; i < e->n_workers; i++)
+        worker_close(&e->workers[i]); /* counters stay readable until engine_free */
+    close_event_fd(&e->events);
+    pthread_mutex_lock(&e->lock);
+    registry_drop(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void engine_free(struct engine *e)
+{
+    engine_stop(e);
+    for (unsigned i = 0; i < e->n_workers; i++)
+        worker_free(&e->workers[i]);
+    event_queue_free(&e->events);
+    revocation_free(e->revocation);
+    pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->counters_lock);
+    free(e->workers);
+    free(e);
+}
+
+int engine_event_fd(const struct engine *e)
+{
+    return e->events.fd;
+}
+
+struct engine_event *engine_take(struct engine *e, size_t limit)
+{
+    return event_queue_take(&e->events, limit);
+}
+
+/* ---- verdicts */
+
+static int post_to_flow(struct engine *e, uint64_t token, struct command *c, bool wake)
+{
+    unsigned index = token_worker(token);
+    if (index >= e->n_workers) { /* not one of ours: stale */
+        command_free(c);
+        return 0;
+    }
+    c->token = token;
+    mailbox_post(&e->workers[index], c, wake);
+    return 0;
+}
+
+static void set_netns(struct engine *e, struct route *r, int netns)
+{
+    r->netns = registry_netns(e, netns);
+    r->netns_gone = netns && !r->netns;
+}
+
+int engine_connect_plain(struct engine *e, uint64_t token, const struct address *destination, int netns,
+                         const struct address *source, uint32_t mark)
+{
+    struct command *c = command_new(COMMAND_PLAIN);
+    if (!c || !(c->route = route_new(destination, 0))) {
+        free(c);
+        return -ENOMEM;
+    }
+    set_netns(e, c->route, netns);
+    c->route->mark = mark;
+    if (source)
+        c->source = *source;
+    return post_to_flow(e, token, c, false);
+}
+
+int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *q)
+{
+    size_t sans_size = 0;
+    for (size_t i = 0; i < q->n_sans; i++)
+        sans_size += strlen(q->sans[i]) + 1;
+    struct command *c = command_new(COMMAND_TUNNEL);
+    if (!c || !(c->route = route_new(&q->destination, sans_size + q->block_size))) {
+        free(c);
+        return -ENOMEM;
+    }
+    struct route *r = c->route;
+    char *p = r->bytes;
+    for (size_t i = 0; i < q->n_sans; i++)
+        p = stpcpy(p, q->sans[i]) + 1;
+    memcpy(p, q->block, q->block_size);
+    r->n_sans = q->n_sans;
+    r->sans_size = sans_size;
+    r->block_size = q->block_size;
+    r->mark = q->mark;
+    r->identity = registry_identity(e, q->identity);
+    set_netns(e, r, q->netns);
+    return post_to_flow(e, q->token, c, false);
+}
+
+static int post_reason(struct engine *e, enum command_type type, uint64_t token, unsigned reason, unsigned status,
+                       bool wake)
+{
+    struct command *c = command_new(type);
+    if (!c)
+        return -ENOMEM;
+    c->reason = reason;
+    c->status = status;
+    return post_to_flow(e, token, c, wake);
+}
+
+int engine_refuse(struct engine *e, uint64_t token, unsigned reason, unsigned status)
+{
+    return post_reason(e, COMMAND_REFUSE, token, reason, status, false);
+}
+
+int engine_cut(struct engine *e, uint64_t token, unsigned reason)
+{
+    return post_reason(e, COMMAND_CUT, token, reason, 0, true);
+}
+
+void engine_flush(struct engine *e)
+{
+    for (unsigned i = 0; i < e->n_workers; i++)
+        mailbox_wake(&e->workers[i]);
+}
+
+/* ---- numbers */
+
+size_t engine_counters(struct engine *e, struct engine_counter *out, size_t room)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&e->counters_lock);
+    for (unsigned i = 0; i < e->n_workers; i++)
+        n += flow_table_counters(&e->workers[i].table, out + n, room - n);
+    pthread_mutex_unlock(&e->counters_lock);
+    return n;
+}
+
+size_t engine_stats(struct engine *e, struct engine_stat *out, size_t room)
+{
+    size_t n = 0, lists, stale;
+    revocation_count(e->revocation, &lists, &stale);
+    struct engine_stat gauges[] = {
+        {"flows_live", atomic_load(&e->n_flows)},
+        {"tunnels_live", atomic_load(&e->n_tunnels)},
+        {"handshakes_live", atomic_load(&e->n_handshakes)},
+        {"events_waiting", atomic_load(&e->events.size)},
+        {"crls", lists},
+        {"crls_stale", stale},
+    };
+    for (size_t i = 0; i < sizeof gauges / sizeof gauges[0] && n < room; i++)
+        out[n++] = gauges[i];
+#define X(stat)                                                                                    \
+    if (n < room) {                                                                                \
+        out[n] = (struct engine_stat){#stat, 0};                                                   \
+        for (unsigned i = 0; i < e->n_workers; i++)                                                \
+            out[n].value += stat_get(&e->workers[i].stats.stat);                                   \
+        n++;                                                                                       \
+    }
+    STATS(X)
+#undef X
+    return n;
+}

@@ -1,0 +1,51 @@
+/* TLS 1.3 handshakes: OpenSSL, fed record by record through memory, until its traffic secrets are known.
+ * After that the connection's records are protected by record.c and OpenSSL's state is freed. */
+#ifndef HBONE_HANDSHAKE_H
+#define HBONE_HANDSHAKE_H
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "identity.h"
+#include "reason.h"
+#include "record.h"
+#include "revocation.h"
+
+enum handshake_state { HANDSHAKE_MORE, HANDSHAKE_DONE, HANDSHAKE_FAILED };
+
+enum { HANDSHAKE_DETAIL = 120, IDENTITY_LARGEST = 2048 };
+
+struct handshake {
+    SSL *ssl;
+    BIO *in, *out;
+    struct identity *identity;
+    const char *sans; /* client: the acceptable peers, NUL-terminated one behind the other */
+    size_t n_sans;
+    bool client;
+    uint32_t records, bytes; /* received */
+    uint8_t secrets[2][SECRET_LARGEST]; /* client's, server's */
+    size_t secret_size;
+    enum reason reason;
+    char detail[HANDSHAKE_DETAIL];
+    char *peer_identity;
+    struct peer_chain *peer_chain;
+};
+
+extern const char peer_revoked_detail[];
+
+/* Sets the contexts' callbacks. */
+void handshake_prepare(SSL_CTX *server, SSL_CTX *client);
+
+/* `sans` must live as long as the handshake. NULL without memory. */
+struct handshake *handshake_new(struct identity *identity, bool client, const char *sans, size_t n_sans);
+void handshake_free(struct handshake *h);
+/* Takes one whole record (none to begin as the client). On failure `reason` and `detail` say why. */
+enum handshake_state handshake_step(struct handshake *h, const uint8_t *record, size_t size);
+/* What must be sent; valid until the next step. */
+size_t handshake_output(struct handshake *h, const uint8_t **bytes);
+/* After HANDSHAKE_DONE: keys of both directions. */
+bool handshake_keys(struct handshake *h, struct record_keys *sealing, struct record_keys *opening);
+
+#endif

@@ -1,0 +1,125 @@
+#include "peer_certificate.h"
+
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum reason peer_chain_reason(int code)
+{
+    switch (code) {
+    case X509_V_ERR_CERT_HAS_EXPIRED:
+    case X509_V_ERR_CERT_NOT_YET_VALID:
+        return REASON_peer_cert_expired;
+    case X509_V_ERR_CERT_REVOKED:
+        return REASON_peer_cert_revoked;
+    default:
+        return REASON_peer_cert_invalid;
+    }
+}
+
+static const char SCHEME[] = "spiffe://";
+
+static bool segment_character(char c, bool domain)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_' ||
+           (!domain && c >= 'A' && c <= 'Z');
+}
+
+/* The end of a non-empty run of segment characters, or NULL. */
+static const char *segment(const char *p, const char *end, bool domain)
+{
+    const char *start = p;
+    while (p < end && segment_character(*p, domain))
+        p++;
+    return p > start ? p : NULL;
+}
+
+static const char *literal(const char *p, const char *end, const char *text)
+{
+    size_t n = strlen(text);
+    return p && (size_t)(end - p) >= n && memcmp(p, text, n) == 0 ? p + n : NULL;
+}
+
+size_t spiffe_trust_domain(const char *uri, size_t size)
+{
+    const char *end = uri + size, *domain, *domain_end, *p;
+    if (size > IDENTITY_LARGEST || !(domain = literal(uri, end, SCHEME)))
+        return 0;
+    if (!(domain_end = segment(domain, end, true)))
+        return 0;
+    if (!(p = literal(domain_end, end, "/ns/")) || !(p = segment(p, end, false)))
+        return 0;
+    if (!(p = literal(p, end, "/sa/")) || !(p = segment(p, end, false)) || p != end)
+        return 0;
+    return (size_t)(domain_end - domain);
+}
+
+static enum reason refuse(struct handshake *h, enum reason reason, const char *detail)
+{
+    snprintf(h->detail, sizeof h->detail, "%s", detail);
+    return reason;
+}
+
+/* A copy of the only URI among the alternative names; NULL with a reason when there is none or several. */
+static char *only_uri(struct handshake *h, X509 *leaf, enum reason *reason)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+    const ASN1_IA5STRING *uri = NULL;
+    char *copy = NULL;
+    int n = 0;
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        if (name->type != GEN_URI)
+            continue;
+        uri = name->d.uniformResourceIdentifier;
+        n++;
+    }
+    *reason = REASON_peer_cert_invalid;
+    if (n != 1)
+        refuse(h, *reason, n ? "the peer's certificate has several URI names" : "the peer's certificate has no URI name");
+    else if (!spiffe_trust_domain((const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri)))
+        refuse(h, *reason, "the peer's URI name is not a SPIFFE identity");
+    else if ((copy = strndup((const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri))))
+        *reason = REASON_ok;
+    GENERAL_NAMES_free(names);
+    return copy;
+}
+
+/* OpenSSL takes a leaf without extended key usage for one of every purpose; we do not. */
+static enum reason check_purpose(struct handshake *h, X509 *leaf)
+{
+    uint32_t wanted = h->client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
+    if (!(X509_get_extension_flags(leaf) & EXFLAG_XKUSAGE) || !(X509_get_extended_key_usage(leaf) & wanted))
+        return refuse(h, REASON_peer_cert_invalid, "the peer's certificate is not meant for this role");
+    if (X509_get_extension_flags(leaf) & EXFLAG_CA)
+        return refuse(h, REASON_peer_cert_invalid, "the peer's certificate is that of an authority");
+    return REASON_ok;
+}
+
+static bool expected(const struct handshake *h, const char *uri)
+{
+    const char *san = h->sans;
+    for (size_t i = 0; i < h->n_sans; i++, san += strlen(san) + 1)
+        if (strcmp(san, uri) == 0)
+            return true;
+    return false;
+}
+
+enum reason peer_certificate_check(struct handshake *h, X509 *leaf)
+{
+    enum reason reason = check_purpose(h, leaf);
+    if (reason != REASON_ok)
+        return reason;
+    free(h->peer_identity);
+    h->peer_identity = only_uri(h, leaf, &reason);
+    if (!h->peer_identity)
+        return reason;
+    const char *uri = h->peer_identity;
+    if (h->client)
+        return expected(h, uri) ? REASON_ok : refuse(h, REASON_peer_san_mismatch, uri);
+    const char *domain = uri + strlen(SCHEME);
+    if (!identity_trusts(h->identity, domain, spiffe_trust_domain(uri, strlen(uri))))
+        return refuse(h, REASON_peer_trust_domain, uri);
+    return REASON_ok;
+}

@@ -1,0 +1,30 @@
+/* Client tunnels shared by flows that go the same way: same namespace, identity, destination and SANs.
+ * Demand is queued per way; one dial serves everybody who waits. */
+#ifndef HBONE_POOL_H
+#define HBONE_POOL_H
+
+#include "state.h"
+
+/* Queues a flow whose route is set. */
+void pool_submit(struct flow *f);
+/* Takes a flow off its dead or leaving tunnel and queues it again. */
+void pool_retry(struct flow *f);
+/* A waiting flow ends. */
+void pool_leave(struct flow *f);
+/* True when a waiting flow waits although tunnels are open. */
+bool pool_full(const struct flow *f);
+
+/* The entry may be able to serve a waiting flow, or need a dial, or be over. NULL is allowed. */
+void pool_due(struct pool_entry *entry);
+void pool_balance_due(struct worker *w);
+
+/* The peer's SETTINGS came, first or again. */
+void pool_tunnel_greeted(struct tunnel *t);
+/* The tunnel takes no more streams, for good; it no longer knows its entry. */
+void pool_tunnel_gone(struct tunnel *t);
+/* After a tunnel went: with a reason other than ok it never worked, which those who wait must hear. */
+void pool_tunnel_lost(struct pool_entry *entry, enum reason reason, int error);
+
+void pool_free(struct worker *w);
+
+#endif

@@ -1,0 +1,274 @@
+#include "registry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "command.h"
+#include "dial.h"
+
+/* ---- tables; the lock is held */
+
+static int table_add(struct table *t, void *row)
+{
+    void **rows = realloc(t->rows, (t->n + 1) * sizeof *rows);
+    if (!rows)
+        return -ENOMEM;
+    t->rows = rows;
+    rows[t->n++] = row;
+    return (int)t->n; /* a handle is never used again */
+}
+
+static void *table_get(const struct table *t, int handle)
+{
+    return handle > 0 && (size_t)handle <= t->n ? t->rows[handle - 1] : NULL;
+}
+
+static void *table_take(struct table *t, int handle)
+{
+    void *row = table_get(t, handle);
+    if (row)
+        t->rows[handle - 1] = NULL;
+    return row;
+}
+
+static int copy_fd(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return copy >= 0 ? copy : -errno;
+}
+
+int engine_add_netns(struct engine *e, int fd)
+{
+    struct netns *n = calloc(1, sizeof *n);
+    int copy = n ? copy_fd(fd) : -ENOMEM;
+    if (copy < 0) {
+        free(n);
+        return copy;
+    }
+    n->fd = copy;
+    atomic_init(&n->references, 1);
+    pthread_mutex_lock(&e->lock);
+    int handle = e->stopped ? -ESHUTDOWN : table_add(&e->netns, n);
+    pthread_mutex_unlock(&e->lock);
+    if (handle < 0)
+        netns_unref(n);
+    return handle;
+}
+
+void engine_remove_netns(struct engine *e, int netns)
+{
+    pthread_mutex_lock(&e->lock);
+    struct netns *n = table_take(&e->netns, netns);
+    bool stopped = e->stopped;
+    pthread_mutex_unlock(&e->lock);
+    if (!n)
+        return;
+    atomic_store(&n->removed, true);
+    for (unsigned i = 0; i < e->n_workers && !stopped; i++) {
+        struct command *c = command_new(COMMAND_LEAVE);
+        if (!c)
+            break;
+        c->netns = netns_ref(n);
+        mailbox_post(&e->workers[i], c, true);
+    }
+    netns_unref(n);
+}
+
+struct netns *registry_netns(struct engine *e, int handle)
+{
+    pthread_mutex_lock(&e->lock);
+    struct netns *n = netns_ref(table_get(&e->netns, handle));
+    pthread_mutex_unlock(&e->lock);
+    return n;
+}
+
+/* ---- listeners */
+
+static int post_all(struct engine *e, enum command_type type, struct listener *l, uint32_t tag, bool every_tag)
+{
+    for (unsigned i = 0; i < e->n_workers; i++) {
+        struct command *c = command_new(type);
+        if (!c)
+            return -ENOMEM;
+        c->listener = listener_ref(l);
+        c->tag = tag;
+        c->every_tag = every_tag;
+        mailbox_post(&e->workers[i], c, true);
+    }
+    return 0;
+}
+
+static struct listener *listener_new(int fd, enum listener_kind kind, uint32_t tag, uint32_t identity)
+{
+    struct listener *l = calloc(1, sizeof *l);
+    int copy = l ? copy_fd(fd) : -ENOMEM;
+    if (copy < 0) {
+        free(l);
+        errno = -copy;
+        return NULL;
+    }
+    fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK);
+    atomic_init(&l->references, 1);
+    tune_socket(copy);
+    l->fd = copy;
+    l->kind = kind;
+    l->tag = tag;
+    l->identity = identity;
+    return l;
+}
+
+int engine_listen(struct engine *e, int fd, enum listener_kind kind, int netns, uint32_t tag, uint32_t identity)
+{
+    struct netns *n = registry_netns(e, netns);
+    if (netns && !n)
+        return -ENOENT;
+    struct listener *l = listener_new(fd, kind, tag, identity);
+    if (!l) {
+        netns_unref(n);
+        return -errno;
+    }
+    l->netns = n;
+    pthread_mutex_lock(&e->lock);
+    int handle = e->stopped ? -ESHUTDOWN : table_add(&e->listeners, l);
+    if (handle > 0)
+        listener_ref(l); /* the table's; ours lasts until the workers have theirs */
+    pthread_mutex_unlock(&e->lock);
+    if (handle > 0)
+        post_all(e, COMMAND_LISTEN, l, tag, false);
+    listener_unref(l);
+    return handle;
+}
+
+void engine_unlisten(struct engine *e, int listener)
+{
+    pthread_mutex_lock(&e->lock);
+    struct listener *l = table_take(&e->listeners, listener);
+    pthread_mutex_unlock(&e->lock);
+    if (!l)
+        return;
+    atomic_store(&l->closed, true);
+    post_all(e, COMMAND_UNLISTEN, l, 0, false);
+    listener_unref(l);
+}
+
+static void close_listeners(struct engine *e, uint32_t tag, bool every_tag)
+{
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->listeners.n; i++) {
+        struct listener *l = e->listeners.rows[i];
+        if (!l || !(every_tag || l->tag == tag))
+            continue;
+        atomic_store(&l->closed, true);
+        e->listeners.rows[i] = NULL;
+        listener_unref(l);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+int engine_drain(struct engine *e, uint32_t tag)
+{
+    int error = post_all(e, COMMAND_DRAIN, NULL, tag, false);
+    close_listeners(e, tag, false);
+    return error;
+}
+
+int engine_drain_all(struct engine *e)
+{
+    int error = post_all(e, COMMAND_DRAIN, NULL, 0, true);
+    close_listeners(e, 0, true);
+    return error;
+}
+
+/* ---- identities */
+
+static struct identity **identity_place(struct engine *e, uint32_t id)
+{
+    for (size_t i = 0; i < e->n_identities; i++)
+        if (e->identities[i] && e->identities[i]->id == id)
+            return &e->identities[i];
+    for (size_t i = 0; i < e->n_identities; i++)
+        if (!e->identities[i])
+            return &e->identities[i];
+    struct identity **all = realloc(e->identities, (e->n_identities + 1) * sizeof *all);
+    if (!all)
+        return NULL;
+    e->identities = all;
+    all[e->n_identities] = NULL;
+    return &all[e->n_identities++];
+}
+
+int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, size_t chain_size, const char *key,
+                        size_t key_size, const char *roots, size_t roots_size, const char *const *trust_domains,
+                        size_t n_trust_domains, char *error, size_t error_size)
+{
+    struct identity_material m = {chain,    key,        roots,         chain_size,
+                                  key_size, roots_size, trust_domains, n_trust_domains, e->revocation};
+    struct identity *made = identity_new(identity, &m, error, error_size), *old = made;
+    if (!made)
+        return -1;
+    pthread_mutex_lock(&e->lock);
+    struct identity **place = e->stopped ? NULL : identity_place(e, identity);
+    if (place) {
+        old = *place;
+        *place = made;
+    }
+    pthread_mutex_unlock(&e->lock);
+    identity_unref(old);
+    return 0;
+}
+
+int engine_set_crls(struct engine *e, const struct crl_file *files, size_t n, char *error, size_t error_size)
+{
+    if (!revocation_set(e->revocation, files, n, error, error_size))
+        return -1;
+    pthread_mutex_lock(&e->lock);
+    bool stopped = e->stopped;
+    pthread_mutex_unlock(&e->lock);
+    if (!stopped && post_all(e, COMMAND_REVOKE, NULL, 0, false)) {
+        snprintf(error, error_size, "out of memory");
+        return -1;
+    }
+    return 0;
+}
+
+void engine_drop_identity(struct engine *e, uint32_t identity)
+{
+    struct identity *old = NULL;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_identities; i++)
+        if (e->identities[i] && e->identities[i]->id == identity) {
+            old = e->identities[i];
+            e->identities[i] = NULL;
+        }
+    pthread_mutex_unlock(&e->lock);
+    identity_unref(old);
+}
+
+struct identity *registry_identity(struct engine *e, uint32_t id)
+{
+    struct identity *found = NULL;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_identities && !found; i++)
+        if (e->identities[i] && e->identities[i]->id == id)
+            found = identity_ref(e->identities[i]);
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
+void registry_drop(struct engine *e)
+{
+    for (size_t i = 0; i < e->listeners.n; i++)
+        listener_unref(e->listeners.rows[i]);
+    for (size_t i = 0; i < e->netns.n; i++)
+        netns_unref(e->netns.rows[i]);
+    for (size_t i = 0; i < e->n_identities; i++)
+        identity_unref(e->identities[i]);
+    free(e->listeners.rows);
+    free(e->netns.rows);
+    free(e->identities);
+    e->listeners = e->netns = (struct table){0};
+    e->identities = NULL;
+    e->n_identities = 0;
+}

@@ -1,0 +1,58 @@
+/* CONNECT streams on tunnels: windows, DATA both ways, and the answer. */
+#ifndef HBONE_STREAM_H
+#define HBONE_STREAM_H
+
+#include "state.h"
+
+void stream_attach(struct flow *f, struct tunnel *t, uint32_t id);
+/* Takes the flow off its tunnel, if it is on one. */
+void stream_detach(struct flow *f);
+struct flow *stream_find(const struct tunnel *t, uint32_t id);
+
+static inline bool stream_got_end(const struct stream *s)
+{
+    return s->state == STREAM_GOT_END || s->state == STREAM_ENDED;
+}
+
+static inline bool stream_sent_end(const struct stream *s)
+{
+    return s->state == STREAM_SENT_END || s->state == STREAM_ENDED;
+}
+
+/* The peer will say no more; idempotent. */
+static inline void stream_note_end(struct stream *s)
+{
+    if (!stream_got_end(s))
+        MOVE(stream, s->state, s->state == STREAM_SENT_END ? STREAM_ENDED : STREAM_GOT_END);
+}
+
+/* We have said everything; idempotent. */
+static inline void stream_note_sent_end(struct stream *s)
+{
+    if (!stream_sent_end(s))
+        MOVE(stream, s->state, s->state == STREAM_GOT_END ? STREAM_ENDED : STREAM_SENT_END);
+}
+
+void stream_answer_ok(struct flow *f);
+/* HEADERS with END_STREAM, and the stream is over. */
+void stream_answer_refused(struct flow *f, unsigned status);
+/* RST_STREAM where there is a stream to reset, and the stream is over. */
+void stream_reset(struct flow *f, uint32_t code);
+
+/* One turn of plain socket -> DATA frames. */
+void stream_pump(struct flow *f);
+/* The peer's window for this stream changed by `delta`. */
+void stream_window_changed(struct flow *f, int64_t delta);
+
+/* A piece of a DATA payload in the read buffer; delivered before that is read into again. */
+void stream_gather(struct flow *f, uint8_t *bytes, size_t size);
+void stream_deliver(struct flow *f);
+void stream_deliver_all(struct worker *w);
+/* END_STREAM came. */
+void stream_ended(struct flow *f);
+/* Bytes reached the socket `p` (out of its queue or not): gives credit back to the peer. */
+void stream_delivered(struct flow *f, struct plain *p, size_t n, bool queued);
+/* Gives credit back; `keeps_up` lets the window grow. */
+void stream_credit(struct flow *f, size_t n, bool keeps_up);
+
+#endif

@@ -1,0 +1,222 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "tunnel.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "dial.h"
+#include "event.h"
+#include "plain.h"
+#include "pool.h"
+#include "registry.h"
+#include "worker.h"
+
+/* ---- birth */
+
+static struct tunnel *tunnel_new(struct worker *w, int fd, bool client)
+{
+    struct engine *e = w->engine;
+    struct tunnel *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    t->source = (struct source){SOURCE_TUNNEL, fd};
+    if (!worker_watch(w, fd, &t->source)) {
+        free(t);
+        return NULL;
+    }
+    t->worker = w;
+    t->client = client;
+    t->id = atomic_fetch_add(&e->next_tunnel, 1) + 1;
+    t->timer.kind = TIMER_TUNNEL;
+    t->heard = w->now;
+    t->next_id = 1;
+    t->preface_left = client ? 0 : CLIENT_PREFACE_SIZE;
+    t->send_window = t->peer_window = WINDOW_DEFAULT;
+    t->recv_target = (uint32_t)e->config.connection_window;
+    t->recv_window = t->recv_target;
+    t->peer_frame = FRAME_DEFAULT_MAX;
+    t->peer_streams = UINT32_MAX;
+    t->budgets.window_updates = WINDOW_UPDATES_BURST;
+    hpack_decoder_init(&t->hpack);
+    list_init(&t->starved);
+    list_init(&t->pooled);
+    list_init(&t->again);
+    list_append(&w->tunnels, &t->link);
+    t->counted_handshake = true;
+    atomic_fetch_add(&e->n_handshakes, 1);
+    atomic_fetch_add(&e->n_tunnels, 1);
+    atomic_fetch_add_explicit(&w->load, 1, memory_order_relaxed);
+    return t;
+}
+
+static bool shed(struct worker *w)
+{
+    struct engine *e = w->engine;
+    if (atomic_load_explicit(&e->n_tunnels, memory_order_relaxed) >= e->config.max_tunnels)
+        COUNT(w, shed_tunnels);
+    else if (atomic_load_explicit(&e->n_handshakes, memory_order_relaxed) >= e->config.max_handshakes)
+        COUNT(w, shed_handshakes);
+    else
+        return false;
+    return true;
+}
+
+void tunnel_accepted(struct worker *w, int fd, const struct listener *l, const struct address *peer)
+{
+    struct tunnel *t = shed(w) ? NULL : tunnel_new(w, fd, false);
+    if (!t) {
+        close_with_reset(fd);
+        return;
+    }
+    COUNT(w, tunnels_accepted);
+    t->tag = l->tag;
+    t->netns = netns_ref(l->netns);
+    t->state = TUNNEL_HANDSHAKE; /* its start */
+    t->peer = *peer;
+    address_of_socket(&t->local, NULL, fd);
+    t->identity = registry_identity(w->engine, l->identity);
+    t->phase_deadline = w->now + w->engine->config.handshake_timeout;
+    if (t->identity)
+        tunnel_rearm(t);
+    else
+        tunnel_fail(t, REASON_identity_unavailable, SILENTLY, "the listener has no certificate");
+}
+
+struct tunnel *tunnel_dial(struct pool_entry *entry, int *error)
+{
+    struct worker *w = entry->worker;
+    const struct route *key = entry->key;
+    int fd = dial(w, &key->destination, key->netns, NULL, key->mark);
+    if (fd < 0) {
+        *error = fd;
+        return NULL;
+    }
+    struct tunnel *t = tunnel_new(w, fd, true);
+    if (!t) {
+        close(fd);
+        *error = -ENOMEM;
+        return NULL;
+    }
+    COUNT(w, tunnels_dialled);
+    t->peer = key->destination;
+    t->netns = netns_ref(key->netns);
+    t->identity = identity_ref(key->identity);
+    t->state = TUNNEL_CONNECTING; /* its start */
+    t->phase_deadline = w->now + w->engine->config.connect_timeout;
+    t->entry = entry;
+    tunnel_rearm(t);
+    return t;
+}
+
+void tunnel_handshake_over(struct tunnel *t)
+{
+    handshake_free(t->handshake);
+    t->handshake = NULL;
+    if (t->counted_handshake)
+        atomic_fetch_sub(&t->worker->engine->n_handshakes, 1);
+    t->counted_handshake = false;
+}
+
+static void announce_open(struct tunnel *t)
+{
+    const char *identity = t->peer_identity;
+    if (!t->worker->engine->config.tunnel_events)
+        return;
+    struct engine_event *event = event_new(EVENT_TUNNEL_OPENED, &identity, 1, NULL, 0);
+    event->tag = t->tag;
+    event->tunnel = t->id;
+    event->inbound = !t->client;
+    event->peer = t->peer;
+    event->local = t->local;
+    event_post(t->worker, event);
+}
+
+void tunnel_opened(struct tunnel *t)
+{
+    struct worker *w = t->worker;
+    const struct engine_config *c = &w->engine->config;
+    if (!handshake_keys(t->handshake, &t->sealing, &t->opening)) {
+        tunnel_fail(t, REASON_internal, SILENTLY, "no traffic secrets");
+        return;
+    }
+    t->peer_identity = t->handshake->peer_identity;
+    t->handshake->peer_identity = NULL;
+    t->peer_chain = t->handshake->peer_chain;
+    t->handshake->peer_chain = NULL;
+    tunnel_handshake_over(t);
+    MOVE(tunnel, t->state, TUNNEL_OPEN);
+    t->opened = true;
+    t->phase_deadline = w->now + c->preface_timeout;
+    t->settings_deadline = w->now + c->settings_timeout;
+    t->ping_due = w->now + c->ping_interval;
+    t->idle_since = w->now;
+    t->expiry_check = c->cut_expired && t->peer_chain ? w->now : 0;
+    COUNT(w, tunnels_opened);
+    announce_open(t);
+    if (!tunnel_preface(t))
+        return;
+    tunnel_rearm(t);
+    if (t->client)
+        pool_due(t->entry);
+}
+
+void tunnel_greeted(struct tunnel *t)
+{
+    t->greeted = true;
+    t->phase_deadline = 0;
+    if (t->client)
+        pool_tunnel_greeted(t);
+}
+
+/* ---- events */
+
+static void begin_handshake(struct tunnel *t)
+{
+    struct worker *w = t->worker;
+    const uint8_t *out;
+    MOVE(tunnel, t->state, TUNNEL_HANDSHAKE);
+    t->phase_deadline = w->now + w->engine->config.handshake_timeout;
+    address_of_socket(&t->local, NULL, t->source.fd);
+    tunnel_rearm(t);
+    t->handshake = handshake_new(t->identity, true, t->entry->key->bytes, t->entry->key->n_sans);
+    if (!t->handshake || handshake_step(t->handshake, NULL, 0) == HANDSHAKE_FAILED) {
+        tunnel_fail(t, REASON_internal, SILENTLY, "cannot begin a handshake");
+        return;
+    }
+    size_t size = handshake_output(t->handshake, &out);
+    tunnel_send_raw(t, out, size);
+}
+
+static bool finish_connect(struct tunnel *t, uint32_t events)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+        return false;
+    getsockopt(t->source.fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error || (events & (EPOLLERR | EPOLLHUP))) {
+        tunnel_socket_failed(t, error ? error : ECONNRESET);
+        return false;
+    }
+    begin_handshake(t);
+    return tunnel_alive(t);
+}
+
+void tunnel_on_event(struct tunnel *t, uint32_t events)
+{
+    if (t->state == TUNNEL_DEAD || (t->state == TUNNEL_CONNECTING && !finish_connect(t, events)))
+        return;
+    if (events & EPOLLOUT)
+        tunnel_writable(t);
+    if (t->state == TUNNEL_CLOSING && (events & EPOLLOUT) && (t->in_order || !t->blocked) && !t->fin_sent)
+        tunnel_linger(t);
+    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        t->hung_up = true;
+    if (t->state != TUNNEL_DEAD && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        tunnel_read(t);
+}

@@ -1,0 +1,303 @@
+/* How tunnels end: by failure, in order, or because either side leaves. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "dial.h"
+#include "event.h"
+#include "flow.h"
+#include "plain.h"
+#include "pool.h"
+#include "stream.h"
+#include "tunnel.h"
+#include "worker.h"
+
+static void announce_failure(struct tunnel *t, enum reason reason, const char *detail)
+{
+    enum { TOLD_PER_SECOND = 20 };
+    struct worker *w = t->worker;
+    bool benign = reason == REASON_ok || reason == REASON_shutdown ||
+                  (t->greeted && !t->n_streams &&
+                   (reason == REASON_truncated || reason == REASON_peer_reset || reason == REASON_draining));
+    if (benign)
+        return;
+    COUNT(w, tunnel_failures);
+    if (w->failures_second != w->now / 1000) {
+        w->failures_second = w->now / 1000;
+        w->failures_told = 0;
+    }
+    if (w->failures_told++ >= TOLD_PER_SECOND)
+        return;
+    COUNT(w, tunnel_failures_reported);
+    struct engine_event *event = event_new(EVENT_TUNNEL_FAILED, &detail, 1, NULL, 0);
+    event->tag = t->tag;
+    event->peer = t->peer;
+    event->inbound = !t->client;
+    event->reason = (uint16_t)reason;
+    event_post(w, event);
+}
+
+static void tunnel_bury(struct tunnel *t)
+{
+    struct worker *w = t->worker;
+    MOVE(tunnel, t->state, TUNNEL_DEAD);
+    timer_clear(&w->timers, &t->timer);
+    list_remove(&t->link);
+    list_remove(&t->again);
+    list_append(&w->dead_tunnels, &t->link);
+    tunnel_handshake_over(t);
+    if (t->peer_closed || t->fin_sent)
+        close(t->source.fd);
+    else
+        close_with_reset(t->source.fd);
+    t->source.fd = -1;
+    atomic_fetch_sub(&w->engine->n_tunnels, 1);
+    atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
+    COUNT(w, tunnels_closed);
+}
+
+static void announce_close(struct tunnel *t, enum reason reason)
+{
+    if (!t->opened || !t->worker->engine->config.tunnel_events)
+        return;
+    struct engine_event *event = event_new(EVENT_TUNNEL_CLOSED, NULL, 0, NULL, 0);
+    event->tunnel = t->id;
+    event->reason = (uint16_t)reason;
+    event_post(t->worker, event);
+}
+
+void tunnel_free(struct tunnel *t)
+{
+    struct buffers *b = &t->worker->buffers;
+    chunk_put(b, t->partial);
+    if (t->plain)
+        block_put(b, t->plain);
+    if (t->sealed_is_block)
+        block_put(b, t->sealed);
+    else
+        free(t->sealed);
+    record_keys_free(&t->sealing);
+    record_keys_free(&t->opening);
+    hpack_decoder_free(&t->hpack);
+    identity_unref(t->identity);
+    netns_unref(t->netns);
+    free(t->in.body);
+    free(t->block);
+    free(t->peer_identity);
+    peer_chain_free(t->peer_chain);
+    free(t);
+}
+
+static uint32_t last_processed(const struct tunnel *t)
+{
+    if (t->client)
+        return 0;
+    if (t->drain == DRAIN_LAST)
+        return t->last_id;
+    return t->next_id > 1 ? t->next_id - 2 : 0;
+}
+
+static void say_goaway(struct tunnel *t, uint32_t last, uint32_t code)
+{
+    uint8_t body[8];
+    put_u32(body, last);
+    put_u32(body + 4, code);
+    t->goaway_sent = true;
+    tunnel_frame(t, FRAME_GOAWAY, 0, 0, body, sizeof body);
+}
+
+/* An unanswered stream of a tunnel that had worked may be tried again: nothing of it was relayed. */
+static bool may_retry(const struct tunnel *t, const struct flow *f, enum reason reason)
+{
+    enum { RETRIES = 2 };
+    return t->client && t->greeted && f->state == FLOW_ASKED && f->retries < RETRIES &&
+           reason != REASON_shutdown;
+}
+
+static void end_streams(struct tunnel *t, enum reason reason, int error)
+{
+    for (int i = 0; i < STREAM_BUCKETS; i++) {
+        while (t->streams[i]) {
+            struct flow *f = t->streams[i];
+            if (may_retry(t, f, reason))
+                pool_retry(f);
+            else
+                flow_drop(f, reason, error);
+        }
+    }
+}
+
+void tunnel_linger(struct tunnel *t)
+{
+    enum { ORDERLY = 60000 };
+    const struct engine_config *c = &t->worker->engine->config;
+    uint64_t patience = c->close_linger;
+    if (t->in_order) /* a slow peer may still be reading; resetting it would take that away */
+        patience = c->stall_timeout < ORDERLY ? c->stall_timeout : ORDERLY;
+    t->phase_deadline = t->worker->now + patience;
+    if (!t->blocked && !t->fin_sent) {
+        shutdown(t->source.fd, SHUT_WR);
+        t->fin_sent = true;
+    }
+    tunnel_read_again(t); /* the FIN may be here already */
+    tunnel_rearm(t);
+}
+
+static void tunnel_end(struct tunnel *t, enum reason reason, int code, int error, const char *detail, bool usable)
+{
+    bool open = t->state == TUNNEL_OPEN;
+    if (t->ending)
+        return;
+    t->ending = true;
+    announce_failure(t, reason, detail ? detail : "");
+    if (open && usable && code != SILENTLY)
+        say_goaway(t, last_processed(t), (uint32_t)code);
+    if (open && usable)
+        tunnel_close_notify(t);
+    MOVE(tunnel, t->state, TUNNEL_CLOSING);
+    struct pool_entry *entry = t->entry;
+    if (entry)
+        pool_tunnel_gone(t);
+    end_streams(t, reason, error);
+    if (entry)
+        pool_tunnel_lost(entry, t->greeted ? REASON_ok : reason, error);
+    announce_close(t, reason);
+    tunnel_handshake_over(t);
+    t->closing_told = true;
+    if (usable && !t->socket_broken && !t->peer_eof)
+        tunnel_linger(t);
+    else
+        tunnel_bury(t);
+}
+
+void tunnel_fail(struct tunnel *t, enum reason reason, int code, const char *detail)
+{
+    if (t->state == TUNNEL_CLOSING && t->closing_told)
+        tunnel_bury(t);
+    else if (t->state < TUNNEL_CLOSING)
+        tunnel_end(t, reason, code, 0, detail, t->state != TUNNEL_CONNECTING);
+}
+
+void tunnel_socket_failed(struct tunnel *t, int error)
+{
+    enum reason reason = t->state == TUNNEL_CONNECTING ? connect_reason(error)
+                         : t->state == TUNNEL_HANDSHAKE ? REASON_tls_handshake_failed
+                                                        : REASON_peer_reset;
+    t->socket_broken = true;
+    if (t->state == TUNNEL_CLOSING)
+        tunnel_fail(t, REASON_ok, SILENTLY, NULL);
+    else if (tunnel_alive(t))
+        tunnel_end(t, reason, SILENTLY, error, strerror(error), false);
+}
+
+bool tunnel_abused(struct tunnel *t, _Atomic uint64_t *counter, const char *detail)
+{
+    stat_add(counter, 1);
+    tunnel_fail(t, REASON_peer_abuse, H2_ENHANCE_YOUR_CALM, detail);
+    return false;
+}
+
+void tunnel_count_revoked(struct tunnel *t)
+{
+    if (t->client)
+        COUNT(t->worker, revoked_outbound);
+    else
+        COUNT(t->worker, revoked_inbound);
+}
+
+void tunnel_check_revoked(struct tunnel *t)
+{
+    struct peer_chain *chain = t->handshake ? t->handshake->peer_chain : t->peer_chain;
+    if (!tunnel_alive(t) || !chain || !peer_chain_revoked(chain))
+        return;
+    tunnel_count_revoked(t);
+    tunnel_fail(t, REASON_peer_cert_revoked, H2_NO_ERROR, peer_revoked_detail);
+}
+
+void tunnel_finish(struct tunnel *t)
+{
+    t->in_order = true;
+    tunnel_fail(t, REASON_ok, t->goaway_sent ? SILENTLY : H2_NO_ERROR, NULL);
+}
+
+void tunnel_stream_left(struct tunnel *t)
+{
+    if (t->state != TUNNEL_OPEN || t->ending)
+        return;
+    if (t->client)
+        pool_due(t->entry);
+    if (t->n_streams)
+        return;
+    t->idle_since = t->worker->now;
+    if (t->goaway_got || t->drain == DRAIN_LAST)
+        tunnel_finish(t);
+    else if (t->client)
+        tunnel_rearm(t);
+}
+
+/* ---- leaving in order */
+
+void tunnel_drain(struct tunnel *t)
+{
+    static const uint8_t probe[8] = "draining";
+    if (t->state < TUNNEL_OPEN) {
+        tunnel_fail(t, REASON_draining, SILENTLY, "the listener is draining");
+        return;
+    }
+    if (t->state != TUNNEL_OPEN || t->drain != DRAIN_NO)
+        return;
+    MOVE(drain, t->drain, DRAIN_ANNOUNCED);
+    say_goaway(t, STREAM_ID_LARGEST, H2_NO_ERROR);
+    if (!tunnel_frame(t, FRAME_PING, 0, 0, probe, sizeof probe))
+        return;
+    t->drain_deadline = t->worker->now + t->worker->engine->config.close_linger;
+    tunnel_rearm(t);
+}
+
+void tunnel_drain_last(struct tunnel *t)
+{
+    if (t->drain != DRAIN_ANNOUNCED)
+        return;
+    t->last_id = last_processed(t);
+    MOVE(drain, t->drain, DRAIN_LAST);
+    t->drain_deadline = 0;
+    say_goaway(t, t->last_id, H2_NO_ERROR);
+    if (tunnel_alive(t) && !t->n_streams)
+        tunnel_finish(t);
+}
+
+void tunnel_peer_leaves(struct tunnel *t, uint32_t last)
+{
+    COUNT(t->worker, goaways_received);
+    t->goaway_got = true;
+    if (t->entry)
+        pool_tunnel_gone(t);
+    for (int i = 0; i < STREAM_BUCKETS; i++) {
+        struct flow *next;
+        for (struct flow *f = t->streams[i]; f; f = next) {
+            next = f->stream.chain;
+            if (!t->client || f->stream.id <= last)
+                continue;
+            if (may_retry(t, f, REASON_peer_goaway))
+                pool_retry(f);
+            else
+                flow_drop(f, REASON_peer_goaway, 0);
+        }
+    }
+    if (tunnel_alive(t) && !t->n_streams)
+        tunnel_finish(t);
+}
+
+void tunnel_relieve(struct tunnel *t)
+{
+    struct flow *slowest = NULL;
+    for (int i = 0; i < STREAM_BUCKETS; i++)
+        for (struct flow *f = t->streams[i]; f; f = f->stream.chain)
+            if (!slowest || flow_plain(f)->out.size > flow_plain(slowest)->out.size)
+                slowest = f;
+    COUNT(t->worker, abuse_buffer);
+    if (slowest)
+        flow_abort(slowest, REASON_stalled, 0, H2_CANCEL);
+}

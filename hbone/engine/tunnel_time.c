@@ -1,0 +1,101 @@
+/* Deadlines of tunnels: phases, SETTINGS, PING, drain, idle. One timer each, set to the earliest. */
+#include <errno.h>
+#include <time.h>
+
+#include "tunnel.h"
+#include "worker.h"
+
+static void earlier(uint64_t *when, uint64_t deadline)
+{
+    if (deadline && deadline < *when)
+        *when = deadline;
+}
+
+void tunnel_rearm(struct tunnel *t)
+{
+    const struct engine_config *c = &t->worker->engine->config;
+    uint64_t when = UINT64_MAX;
+    earlier(&when, t->phase_deadline);
+    if (t->state == TUNNEL_OPEN) {
+        earlier(&when, t->settings_deadline);
+        earlier(&when, t->drain_deadline);
+        earlier(&when, t->expiry_check);
+        earlier(&when, t->ping_sent ? t->ping_sent + c->ping_timeout : t->ping_due);
+        if (t->client && !t->n_streams)
+            earlier(&when, t->idle_since + c->pool_idle_timeout);
+    }
+    if (when != UINT64_MAX)
+        timer_set(&t->worker->timers, &t->timer, when);
+}
+
+static void phase_over(struct tunnel *t)
+{
+    switch (t->state) {
+    case TUNNEL_CONNECTING:
+        tunnel_socket_failed(t, ETIMEDOUT);
+        break;
+    case TUNNEL_HANDSHAKE:
+        tunnel_fail(t, REASON_tls_handshake_timeout, SILENTLY, "the handshake took too long");
+        break;
+    case TUNNEL_OPEN:
+        tunnel_fail(t, REASON_peer_protocol, H2_SETTINGS_TIMEOUT, "the peer sent no HTTP/2 preface in time");
+        break;
+    default:
+        tunnel_fail(t, REASON_ok, SILENTLY, NULL);
+    }
+}
+
+static void keep_alive(struct tunnel *t)
+{
+    static const uint8_t opaque[8] = "ambient";
+    struct worker *w = t->worker;
+    const struct engine_config *c = &w->engine->config;
+    if (t->ping_sent && t->heard > t->ping_sent)
+        t->ping_sent = 0; /* anything heard is a sign of life; the answer may wait behind bulk data */
+    if (t->ping_sent && w->now >= t->ping_sent + c->ping_timeout) {
+        tunnel_fail(t, REASON_peer_dead, H2_NO_ERROR, "the peer does not answer PING");
+        return;
+    }
+    if (t->ping_sent || w->now < t->ping_due)
+        return;
+    t->ping_due = w->now + c->ping_interval;
+    t->ping_sent = w->now;
+    COUNT(w, pings_sent);
+    tunnel_frame(t, FRAME_PING, 0, 0, opaque, sizeof opaque);
+}
+
+/* Wall time may jump, so it is looked at again and again. */
+static void check_expiry(struct tunnel *t)
+{
+    enum { LONGEST = 60 };
+    int64_t left = peer_chain_expiry(t->peer_chain) + 1 - (int64_t)time(NULL);
+    if (left > 0)
+        t->expiry_check = t->worker->now + 1000 * (uint64_t)(left < LONGEST ? left : LONGEST);
+    else
+        tunnel_fail(t, REASON_peer_cert_expired, H2_NO_ERROR, "the peer's certificate has expired");
+}
+
+void tunnel_on_timer(struct tunnel *t)
+{
+    struct worker *w = t->worker;
+    const struct engine_config *c = &w->engine->config;
+    if (t->phase_deadline && w->now >= t->phase_deadline) {
+        phase_over(t);
+        return;
+    }
+    if (t->state == TUNNEL_OPEN) {
+        if (t->settings_deadline && w->now >= t->settings_deadline)
+            tunnel_fail(t, REASON_peer_protocol, H2_SETTINGS_TIMEOUT, "the peer never acknowledged SETTINGS");
+        else if (t->drain_deadline && w->now >= t->drain_deadline)
+            tunnel_drain_last(t);
+        else if (t->expiry_check && w->now >= t->expiry_check)
+            check_expiry(t);
+        else if (t->client && !t->n_streams && w->now >= t->idle_since + c->pool_idle_timeout) {
+            COUNT(w, pool_idle_released);
+            tunnel_finish(t);
+        } else
+            keep_alive(t);
+    }
+    if (t->state != TUNNEL_DEAD)
+        tunnel_rearm(t);
+}

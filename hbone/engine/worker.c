@@ -1,0 +1,373 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "acceptor.h"
+#include "command.h"
+#include "dial.h"
+#include "event.h"
+#include "flow.h"
+#include "flow_table.h"
+#include "plain.h"
+#include "pool.h"
+#include "stream.h"
+#include "tunnel.h"
+
+enum { EVENTS = 512, TRIM_INTERVAL = 1000 /* ms */ };
+
+/* ---- epoll */
+
+bool worker_watch(struct worker *w, int fd, struct source *source)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = source};
+    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+bool worker_note_dirty(struct worker *w, struct tunnel *t)
+{
+    if (w->n_dirty == w->dirty_room) {
+        size_t room = w->dirty_room ? 2 * w->dirty_room : 256;
+        struct tunnel **dirty = realloc(w->dirty, room * sizeof *dirty);
+        if (!dirty) {
+            tunnel_flush(t); /* without a note it would be forgotten */
+            return false;
+        }
+        w->dirty = dirty;
+        w->dirty_room = room;
+    }
+    w->dirty[w->n_dirty++] = t;
+    return true;
+}
+
+/* ---- commands */
+
+static void drain(struct worker *w, uint32_t tag, bool every_tag)
+{
+    struct link *next;
+    acceptor_remove_tag(w, tag, every_tag);
+    for (struct link *node = w->tunnels.next; node != &w->tunnels; node = next) {
+        struct tunnel *t = container_of(node, struct tunnel, link);
+        next = node->next;
+        if (!t->client && (every_tag || t->tag == tag))
+            tunnel_drain(t);
+    }
+}
+
+static void check_revoked(struct worker *w)
+{
+    struct link *next;
+    for (struct link *node = w->tunnels.next; node != &w->tunnels; node = next) {
+        next = node->next;
+        tunnel_check_revoked(container_of(node, struct tunnel, link));
+    }
+}
+
+static void flow_command(struct worker *w, struct command *c)
+{
+    struct flow *f = flow_by_token(w, c->token);
+    if (!f) {
+        COUNT(w, stale_tokens);
+        return;
+    }
+    switch (c->type) {
+    case COMMAND_PLAIN:
+        flow_connect_plain(f, c);
+        break;
+    case COMMAND_TUNNEL:
+        flow_connect_tunnel(f, c);
+        break;
+    case COMMAND_REFUSE:
+        flow_refuse(f, c->reason, c->status);
+        break;
+    default:
+        flow_abort(f, c->reason, 0, H2_CANCEL);
+        break;
+    }
+}
+
+static void run_command(struct worker *w, struct command *c)
+{
+    switch (c->type) {
+    case COMMAND_LISTEN:
+        acceptor_add(w, c->listener);
+        break;
+    case COMMAND_UNLISTEN:
+        acceptor_remove(w, c->listener);
+        break;
+    case COMMAND_DRAIN:
+        drain(w, c->tag, c->every_tag);
+        break;
+    case COMMAND_ADOPT:
+        acceptor_adopt(w, c->fd, c->listener, &c->peer);
+        c->fd = -1;
+        break;
+    case COMMAND_LEAVE:
+        dial_leave(w, c->netns);
+        break;
+    case COMMAND_REVOKE:
+        check_revoked(w);
+        break;
+    case COMMAND_STOP:
+        w->stopping = true;
+        break;
+    default:
+        flow_command(w, c);
+        break;
+    }
+}
+
+static void run_commands(struct worker *w)
+{
+    struct command *next;
+    for (struct command *c = mailbox_take(w); c; c = next) {
+        next = c->next;
+        run_command(w, c);
+        command_free(c);
+    }
+}
+
+/* ---- a round */
+
+static void run_source(struct source *source, uint32_t events)
+{
+    switch (source->kind) {
+    case SOURCE_PLAIN:
+        plain_on_event(container_of(source, struct plain, source), events);
+        break;
+    case SOURCE_TUNNEL:
+        tunnel_on_event(container_of(source, struct tunnel, source), events);
+        break;
+    case SOURCE_ACCEPTOR:
+        acceptor_on_event(container_of(source, struct acceptor, source));
+        break;
+    case SOURCE_WAKE:
+        break; /* the mailbox is emptied in every round */
+    }
+}
+
+/* Tunnels that had more to read than their turns. */
+static void read_again(struct worker *w)
+{
+    struct link turn, *node;
+    list_init(&turn);
+    list_splice(&turn, &w->again);
+    while ((node = list_pop(&turn)))
+        tunnel_read(container_of(node, struct tunnel, again));
+}
+
+/* One turn for everybody who was ready when the round began; those with more to do queue again. */
+static void run_ready(struct worker *w)
+{
+    struct link turn, *node;
+    read_again(w);
+    list_init(&turn);
+    list_splice(&turn, &w->ready);
+    while ((node = list_pop(&turn))) {
+        struct flow *f = container_of(node, struct flow, queue);
+        if (f->state != FLOW_RELAYING || f->doomed)
+            continue;
+        if (f->shape == SHAPE_PLAIN)
+            plain_relay(f);
+        else
+            stream_pump(f);
+    }
+}
+
+static void run_timers(struct worker *w)
+{
+    struct timer *t;
+    while ((t = timer_due(&w->timers, w->now))) {
+        if (t->kind == TIMER_FLOW)
+            flow_on_timer(container_of(t, struct flow, timer));
+        else if (t->kind == TIMER_TUNNEL)
+            tunnel_on_timer(container_of(t, struct tunnel, timer));
+        else if (t->kind == TIMER_ACCEPT)
+            acceptor_resume(w);
+        else if (t->kind == TIMER_EVENTS)
+            event_release(w);
+        else
+            buffers_trim(&w->buffers);
+    }
+}
+
+/* Memory kept for reuse goes back, most of it each time, when it is not needed for a while. */
+static void plan_trim(struct worker *w)
+{
+    if (!w->trim_timer.index && buffers_ample(&w->buffers))
+        timer_set(&w->timers, &w->trim_timer, w->now + TRIM_INTERVAL);
+}
+
+static void flush_dirty(struct worker *w)
+{
+    for (size_t i = 0; i < w->n_dirty; i++) { /* flushing may note more */
+        struct tunnel *t = w->dirty[i];
+        t->dirty = false;
+        tunnel_flush(t);
+    }
+    w->n_dirty = 0;
+}
+
+/* Events of the round may have pointed at what died in it; now nothing does. */
+static void free_dead(struct worker *w)
+{
+    struct link *node;
+    while ((node = list_pop(&w->dead_flows)))
+        flow_free(container_of(node, struct flow, link));
+    while ((node = list_pop(&w->dead_tunnels)))
+        tunnel_free(container_of(node, struct tunnel, link));
+    while ((node = list_pop(&w->dead_acceptors)))
+        acceptor_free(container_of(node, struct acceptor, link));
+}
+
+static void finish_round(struct worker *w)
+{
+    pool_balance_due(w);
+    flush_dirty(w);
+    while (!list_empty(&w->due_pools)) { /* a flush may have ended a tunnel, and set its flows free */
+        pool_balance_due(w);
+        flush_dirty(w);
+    }
+    event_hand_over(w);
+    free_dead(w);
+    plan_trim(w);
+}
+
+static uint64_t clock_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void round_of(struct worker *w)
+{
+    struct epoll_event events[EVENTS];
+    bool idle = list_empty(&w->ready) && list_empty(&w->again);
+    int wait = idle ? timer_wait(&w->timers, clock_now()) : 0;
+    int n = epoll_wait(w->epoll, events, EVENTS, wait);
+    w->now = clock_now();
+    COUNT(w, loops);
+    for (int i = 0; i < n; i++)
+        run_source(events[i].data.ptr, events[i].events);
+    run_commands(w);
+    run_ready(w);
+    run_timers(w);
+    finish_round(w);
+}
+
+/* ---- the end */
+
+static void abort_all(struct worker *w)
+{
+    struct link *node;
+    acceptor_remove_tag(w, 0, true);
+    while ((node = w->tunnels.next) != &w->tunnels) {
+        struct tunnel *t = container_of(node, struct tunnel, link);
+        tunnel_fail(t, REASON_shutdown, SILENTLY, NULL);
+        tunnel_fail(t, REASON_shutdown, SILENTLY, NULL); /* no lingering now */
+    }
+    while ((node = w->flows.next) != &w->flows)
+        flow_drop(container_of(node, struct flow, link), REASON_shutdown, 0);
+    pool_balance_due(w);
+    event_hand_over(w);
+    free_dead(w);
+}
+
+static void *run(void *argument)
+{
+    struct worker *w = argument;
+    w->now = clock_now();
+    while (!w->stopping)
+        round_of(w);
+    abort_all(w);
+    dial_leave(w, NULL);
+    return NULL;
+}
+
+/* ---- setting up */
+
+static void init_lists(struct worker *w)
+{
+    struct link *lists[] = {&w->flows,         &w->tunnels,     &w->acceptors, &w->dead_flows,
+                            &w->dead_tunnels, &w->dead_acceptors, &w->ready,     &w->due_pools,
+                            &w->again};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        list_init(lists[i]);
+}
+
+int worker_init(struct worker *w, struct engine *e, unsigned index)
+{
+    w->engine = e;
+    w->index = index;
+    w->home_netns = w->wake.fd = -1;
+    w->wake.kind = SOURCE_WAKE;
+    w->accept_timer.kind = TIMER_ACCEPT;
+    w->trim_timer.kind = TIMER_TRIM;
+    w->events_timer.kind = TIMER_EVENTS;
+    w->events_tail = &w->events;
+    init_lists(w);
+    w->epoll = epoll_create1(EPOLL_CLOEXEC);
+    w->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    w->home_netns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (w->epoll < 0 || w->wake.fd < 0 || w->home_netns < 0)
+        return -errno;
+    w->read_buffer = malloc(READ_SIZE);
+    w->seal_buffer = block_get(&w->buffers);
+    w->gathers = malloc(GATHERS * sizeof *w->gathers);
+    if (!w->read_buffer || !w->seal_buffer || !w->gathers ||
+        !header_list_init(&w->headers, e->config.max_header_list) || !worker_watch(w, w->wake.fd, &w->wake))
+        return -ENOMEM;
+    return 0;
+}
+
+int worker_start(struct worker *w)
+{
+    sigset_t all, before;
+    sigfillset(&all); /* signals are the owner's */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&w->thread, NULL, run, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    w->started = !error;
+    if (!error)
+        pthread_setname_np(w->thread, "hbone");
+    return -error;
+}
+
+static void close_if_open(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+void worker_close(struct worker *w)
+{
+    pool_free(w);
+    buffers_free(&w->buffers);
+    header_list_free(&w->headers);
+    timer_heap_free(&w->timers);
+    close_if_open(&w->epoll);
+    close_if_open(&w->home_netns);
+    mailbox_close(w);
+    free(w->dirty);
+    free(w->read_buffer);
+    free(w->seal_buffer);
+    free(w->gathers);
+}
+
+void worker_free(struct worker *w)
+{
+    flow_table_free(&w->table);
+    pthread_mutex_destroy(&w->mailbox.lock);
+}

@@ -1,0 +1,1 @@
+"""The control plane: Kubernetes objects in, xDS resources and certificates out."""

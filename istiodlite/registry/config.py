@@ -1,0 +1,52 @@
+"""Mesh-wide settings that conversions depend on, and the names Istio gave to labels and annotations."""
+
+from dataclasses import dataclass
+
+HBONE_PORT = 15008
+
+DATAPLANE_MODE = "istio.io/dataplane-mode"
+REDIRECTION = "ambient.istio.io/redirection"
+TUNNEL = "networking.istio.io/tunnel"
+USE_WAYPOINT = "istio.io/use-waypoint"
+USE_WAYPOINT_NAMESPACE = "istio.io/use-waypoint-namespace"
+CANARY = "istio.io/use-waypoint-canary"
+CANARY_NAMESPACE = "istio.io/use-waypoint-canary-namespace"
+CANARY_WEIGHT = "istio.io/use-waypoint-canary-weight"
+WAYPOINT_FOR = "istio.io/waypoint-for"
+INGRESS_USE_WAYPOINT = "istio.io/ingress-use-waypoint"
+INBOUND_BINDING = "ambient.istio.io/waypoint-inbound-binding"
+GATEWAY_NAME = "gateway.networking.k8s.io/gateway-name"
+GATEWAY_MANAGED = "gateway.istio.io/managed"
+NETWORK = "topology.istio.io/network"
+TRAFFIC_DISTRIBUTION = "networking.istio.io/traffic-distribution"
+AUTOALLOCATE = "networking.istio.io/enable-autoallocate-ip"
+REGISTRATION_GROUP = "istio.io/autoRegistrationGroup"
+CANONICAL_NAME = "service.istio.io/canonical-name"
+CANONICAL_REVISION = "service.istio.io/canonical-revision"
+WORKLOAD_NAME = "service.istio.io/workload-name"
+
+MESH_CONTROLLER = "istio.io/mesh-controller"
+WAYPOINT_CLASS = "istio-waypoint"
+# Values of the label GATEWAY_MANAGED whose services and pods are themselves a stop on the way.
+MANAGED_HOPS = frozenset({"istio.io-mesh-controller", "istio.io-eastwest-controller"})
+
+DEFAULT_TRUST_DOMAIN = "cluster.local"
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """`network` is used where the root namespace carries no label topology.istio.io/network."""
+
+    cluster_id: str = "Kubernetes"
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+    network: str = ""
+
+    @property
+    def wire_trust_domain(self) -> str:
+        """The trust domain as workloads carry it: left out when it is the default."""
+        return "" if self.trust_domain == DEFAULT_TRUST_DOMAIN else self.trust_domain
+
+    def service_hostname(self, namespace: str, name: str) -> str:
+        return f"{name}.{namespace}.svc.{self.domain}"

@@ -1,0 +1,174 @@
+"""The registry: batches of object changes in, changed resources out. Only what is affected is made again."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from istiodlite.objects import (
+    AuthorizationPolicy,
+    EndpointSlice,
+    KubeObject,
+    ObjectKey,
+    PeerAuthentication,
+    Pod,
+    Service,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from istiodlite.registry import authorization, peer_authentication, services, workloads
+from istiodlite.registry.config import MeshConfig
+from istiodlite.registry.resource import Condition, Resource
+from istiodlite.registry.world import Token, View, World
+
+ResourceKey = tuple[str, str]
+# Conversions are named by the object they start from; this one starts from all PeerAuthentications.
+_STATIC_STRICT = ObjectKey("PeerAuthentication", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one batch did to the resources. `removed` are (type URL, name)."""
+
+    changed: tuple[Resource, ...] = ()
+    removed: tuple[ResourceKey, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    resources: tuple[Resource, ...]
+    conditions: tuple[Condition, ...]
+    used: tuple[Token, ...]
+
+
+class Registry:
+    """Holds the objects and the resources made of them. The result depends on the objects only, never on
+    the order or the batches in which they came."""
+
+    def __init__(self, config: MeshConfig) -> None:
+        self.config = config
+        self._world = World(config)
+        self._built: dict[ObjectKey, _Built] = {}
+        # Most tokens have one user: a set for each of them would be a third of all memory.
+        self._users: dict[Token, ObjectKey | set[ObjectKey]] = {}
+        self._tokens: dict[Token, Token] = {}
+        self.resources: dict[ResourceKey, Resource] = {}
+        self.apply({})
+
+    @property
+    def objects(self) -> Mapping[ObjectKey, KubeObject]:
+        return self._world.objects
+
+    def conditions(self) -> Iterable[Condition]:
+        """Status conditions of the input objects, in order of their keys."""
+        for key in sorted(self._built):
+            yield from self._built[key].conditions
+
+    def apply(self, batch: Mapping[ObjectKey, KubeObject | None]) -> Changes:
+        """Puts and (None) removes objects. Equal objects change nothing."""
+        dirty: set[ObjectKey] = set()
+        if _STATIC_STRICT not in self._built:
+            dirty.add(_STATIC_STRICT)
+        for key, obj in batch.items():
+            touched = self._world.replace(key, obj)
+            if touched:
+                dirty.add(key)
+            dirty.update(self._users_of(touched))
+        dirty.update(self._users_of(self._world.allocate()))
+        return self._rebuild(dirty)
+
+    def _users_of(self, tokens: Iterable[Token]) -> Iterator[ObjectKey]:
+        for token in tokens:
+            users = self._users.get(token, ())
+            yield from (users,) if isinstance(users, ObjectKey) else users
+
+    def _rebuild(self, dirty: Iterable[ObjectKey]) -> Changes:
+        before: dict[ResourceKey, Resource] = {}
+        after: dict[ResourceKey, Resource] = {}
+        for key in sorted(dirty):
+            old, new = self._built.get(key), self._build(key)
+            for one in old.resources if old is not None else ():
+                before[(one.type_url, one.name)] = one
+            self._note(key, old, new)
+            for one in new.resources if new is not None else ():
+                after[(one.type_url, one.name)] = one
+        removed = [name for name in before if name not in after]
+        for name in removed:
+            self.resources.pop(name, None)
+        changed = [one for name, one in after.items() if self.resources.get(name) != one]
+        self.resources.update(after)
+        return Changes(tuple(changed), tuple(removed))
+
+    def _note(self, key: ObjectKey, old: _Built | None, new: _Built | None) -> None:
+        """Keeps who used what."""
+        was: set[Token] = set(old.used) if old is not None else set()
+        now: set[Token] = set(new.used) if new is not None else set()
+        for token in was - now:
+            users = self._users[token]
+            if isinstance(users, ObjectKey):
+                del self._users[token]
+                self._tokens.pop(token, None)
+            else:
+                users.discard(key)
+                if len(users) == 1:
+                    self._users[token] = users.pop()
+        for token in now - was:
+            others = self._users.setdefault(token, key)
+            if isinstance(others, set):
+                others.add(key)
+            elif others != key:
+                self._users[token] = {others, key}
+        if new is None:
+            self._built.pop(key, None)
+        else:
+            self._built[key] = new
+
+    def _build(self, key: ObjectKey) -> _Built | None:
+        view = View(self._world)
+        if key == _STATIC_STRICT:
+            fixed = peer_authentication.static_strict(view)
+            return _Built((fixed,) if fixed is not None else (), (), self._used(view))
+        obj = self._world.objects.get(key)
+        if obj is None:
+            return None
+        resources, conditions = _convert(view, key, obj)
+        return _Built(
+            tuple(one for one in resources if one is not None),
+            tuple(one for one in conditions if one is not None),
+            self._used(view),
+        )
+
+    def _used(self, view: View) -> tuple[Token, ...]:
+        """One object for each token, however many conversions left it."""
+        shared = self._tokens
+        return tuple(
+            shared.setdefault(token, token) if token[0] != "target" else token for token in view.used
+        )
+
+
+def _convert(
+    view: View, key: ObjectKey, obj: KubeObject
+) -> tuple[list[Resource | None], list[Condition | None]]:
+    if isinstance(obj, Pod):
+        resource, attachment = workloads.pod_workload(view, obj)
+        return [resource], [attachment.condition(key)]
+    if isinstance(obj, Service):
+        resource, attachment = services.service(view, obj)
+        return [resource], [attachment.condition(key)]
+    if isinstance(obj, ServiceEntry):
+        made = list(services.entry_services(view, obj))
+        found = [resource for resource, _ in made]
+        conditions = [attachment.condition(key) for _, attachment in made[:1]]
+        return [*found, *workloads.service_entry_workloads(view, obj)], conditions
+    if isinstance(obj, WorkloadEntry):
+        resource, attachment = workloads.workload_entry_workload(view, obj)
+        return [resource], [attachment.condition(key)]
+    if isinstance(obj, EndpointSlice):
+        return list(workloads.slice_workloads(view, obj)), []
+    if isinstance(obj, AuthorizationPolicy):
+        resource, condition = authorization.convert(view, obj)
+        return [resource], [condition]
+    if isinstance(obj, PeerAuthentication):
+        return [peer_authentication.convert(view, obj)], []
+    return [], []

@@ -1,0 +1,179 @@
+"""Services and service entries as services."""
+
+import ipaddress
+from collections.abc import Iterator
+
+from istiodlite.api import workload_pb2
+from istiodlite.objects import EntryPort, Meta, Service, ServiceEntry, ServicePort
+from istiodlite.registry import config as names
+from istiodlite.registry.membership import owned_hosts
+from istiodlite.registry.resource import Resource, packed, service_resource
+from istiodlite.registry.waypoints import SERVICE, Attachment, attach
+from istiodlite.registry.world import View
+
+_LB = workload_pb2.LoadBalancing
+_CLOSE = (_LB.NETWORK, _LB.REGION, _LB.ZONE)
+_DISTRIBUTIONS = {
+    "PreferClose": _CLOSE,
+    "PreferSameZone": _CLOSE,
+    "PreferSameNode": (*_CLOSE, _LB.SUBZONE, _LB.NODE),
+}
+_PROTOCOLS = {
+    "http": workload_pb2.HTTP11,
+    "kubernetes.io/ws": workload_pb2.HTTP11,
+    "http2": workload_pb2.HTTP2,
+    "h2c": workload_pb2.HTTP2,
+    "kubernetes.io/h2c": workload_pb2.HTTP2,
+    "grpc": workload_pb2.GRPC,
+    "grpc-web": workload_pb2.HTTP11,
+    "https": workload_pb2.TLS,
+    "tls": workload_pb2.TLS,
+    "tcp": workload_pb2.TCP,
+}
+_FAMILIES = {
+    (): workload_pb2.AUTOMATIC,
+    ("IPv4",): workload_pb2.IPV4_ONLY,
+    ("IPv6",): workload_pb2.IPV6_ONLY,
+    ("IPv4", "IPv6"): workload_pb2.DUAL,
+}
+
+
+def service(view: View, one: Service) -> tuple[Resource | None, Attachment]:
+    """None for ExternalName: its clients resolve the CNAME themselves."""
+    if one.type == "ExternalName":
+        return None, Attachment()
+    meta = one.meta
+    network = view.network()
+    out = workload_pb2.Service(
+        name=meta.name,
+        namespace=meta.namespace,
+        hostname=view.config.service_hostname(meta.namespace, meta.name),
+        addresses=[
+            workload_pb2.NetworkAddress(network=network, address=packed(ip)) for ip in one.cluster_ips
+        ],
+        ports=[_port(port) for port in one.ports],
+        ip_families=_FAMILIES[tuple(sorted(set(one.ip_families)))],
+        canonical=True,
+        ingress_use_waypoint=_ingress_use_waypoint(view, meta),
+    )
+    balancing = _load_balancing(view, one)
+    if balancing is not None:
+        out.load_balancing.CopyFrom(balancing)
+    attachment = _attach(view, meta, out)
+    return service_resource(out), attachment
+
+
+def _attach(view: View, meta: Meta, out: workload_pb2.Service) -> Attachment:
+    attachment = attach(view, meta, meta.labels, SERVICE)
+    if attachment.address is not None:
+        out.waypoint.CopyFrom(attachment.address)
+    out.weighted_waypoints.extend(attachment.weighted)
+    return attachment
+
+
+def _ingress_use_waypoint(view: View, meta: Meta) -> bool:
+    label = meta.labels.get(names.INGRESS_USE_WAYPOINT)
+    if label is None:
+        label = view.namespace_labels(meta.namespace).get(names.INGRESS_USE_WAYPOINT)
+    return label == "true"
+
+
+def _port(port: ServicePort) -> workload_pb2.Port:
+    """target_port 0: a named port, which differs per endpoint."""
+    target = port.port if port.target is None else port.target
+    return workload_pb2.Port(
+        service_port=port.port,
+        target_port=0 if isinstance(target, str) else target,
+        app_protocol=_app_protocol(port),
+    )
+
+
+def _app_protocol(port: ServicePort) -> workload_pb2.AppProtocol:
+    if port.protocol != "TCP":
+        return workload_pb2.UNKNOWN
+    for text in (port.app_protocol, port.name, port.name.partition("-")[0]):
+        if (found := _PROTOCOLS.get(text.lower())) is not None:
+            return found
+    return workload_pb2.UNKNOWN
+
+
+def _load_balancing(view: View, one: Service) -> workload_pb2.LoadBalancing | None:
+    # Every service gets messages of its own: a shared preset must not carry one service's health policy.
+    if one.internal_traffic_policy == "Local":
+        out: workload_pb2.LoadBalancing | None = _LB(routing_preference=[_LB.NODE], mode=_LB.STRICT)
+    else:
+        out = _distribution(view, one.meta, one.traffic_distribution)
+    if one.publish_not_ready:
+        out = _LB() if out is None else out
+        out.health_policy = _LB.ALLOW_ALL
+    return out
+
+
+def _distribution(view: View, meta: Meta, spec: str) -> workload_pb2.LoadBalancing | None:
+    """First of spec, the object's annotation, the namespace's annotation."""
+    wanted = (
+        spec
+        or meta.annotations.get(names.TRAFFIC_DISTRIBUTION)
+        or view.namespace_annotations(meta.namespace).get(names.TRAFFIC_DISTRIBUTION, "")
+    )
+    scopes = _DISTRIBUTIONS.get(wanted)
+    return None if scopes is None else _LB(routing_preference=scopes, mode=_LB.FAILOVER)
+
+
+def entry_services(view: View, entry: ServiceEntry) -> Iterator[tuple[Resource, Attachment]]:
+    """One service for each host that this entry defines."""
+    for host in owned_hosts(view, entry):
+        yield _entry_service(view, entry, host)
+
+
+def _entry_service(view: View, entry: ServiceEntry, host: str) -> tuple[Resource, Attachment]:
+    meta = entry.meta
+    out = workload_pb2.Service(
+        name=meta.name,
+        namespace=meta.namespace,
+        hostname=host,
+        addresses=_entry_addresses(view, entry, host),
+        ports=[_entry_port(port) for port in entry.ports],
+        subject_alt_names=entry.sans,
+        canonical=_is_canonical(view, entry, host),
+        ingress_use_waypoint=_ingress_use_waypoint(view, meta),
+    )
+    if entry.resolution == "NONE":
+        # The client's own destination is kept, so there is no endpoint whose health could count.
+        balancing: workload_pb2.LoadBalancing | None = _LB(mode=_LB.PASSTHROUGH, health_policy=_LB.ALLOW_ALL)
+    else:
+        balancing = _distribution(view, meta, "")
+    if balancing is not None:
+        out.load_balancing.CopyFrom(balancing)
+    attachment = _attach(view, meta, out)
+    return service_resource(out), attachment
+
+
+def _is_canonical(view: View, entry: ServiceEntry, host: str) -> bool:
+    """The entry speaks for the host mesh-wide: no Service has it and no older entry."""
+    claimants = view.claimants(host)
+    if any(isinstance(one, Service) and one.type != "ExternalName" for one in claimants):
+        return False
+    entries = [one for one in claimants if isinstance(one, ServiceEntry)]
+    return min(entries, key=lambda one: one.meta.age_order) is entry
+
+
+def _entry_addresses(view: View, entry: ServiceEntry, host: str) -> list[workload_pb2.NetworkAddress]:
+    network = view.network()
+    texts = entry.addresses or view.allocated(entry, host)
+    out = []
+    for text in texts:
+        block = ipaddress.ip_network(text, strict=False)
+        address = workload_pb2.NetworkAddress(network=network, address=block.network_address.packed)
+        if block.prefixlen != block.max_prefixlen:
+            address.length = block.prefixlen
+        out.append(address)
+    return out
+
+
+def _entry_port(port: EntryPort) -> workload_pb2.Port:
+    return workload_pb2.Port(
+        service_port=port.number,
+        target_port=port.target or port.number,
+        app_protocol=_PROTOCOLS.get(port.protocol.lower(), workload_pb2.UNKNOWN),
+    )

@@ -1,0 +1,173 @@
+"""Pods, workload entries, inline endpoints and endpoint slices as workloads."""
+
+from collections.abc import Iterator, Mapping
+
+from istiodlite.api import workload_pb2
+from istiodlite.objects import Endpoint, EndpointSlice, Meta, Pod, ServiceEntry, WorkloadEntry
+from istiodlite.registry import config as names
+from istiodlite.registry.applied import applied_policies
+from istiodlite.registry.membership import (
+    PortMap,
+    entry_hosts,
+    owned_hosts,
+    pod_services,
+    service_name,
+    workload_entry_services,
+)
+from istiodlite.registry.names import canonical_name, canonical_revision, workload_name
+from istiodlite.registry.resource import Resource, packed, workload_resource
+from istiodlite.registry.waypoints import WORKLOAD, Attachment, application_tunnel, attach, is_ip
+from istiodlite.registry.world import View
+
+_NO_ADDRESS_RESOLUTIONS = ("DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS")
+
+
+def _tunnel(
+    labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> tuple[workload_pb2.TunnelProtocol, bool]:
+    """(protocol, the workload itself speaks HBONE)."""
+    native = "http" in (part.strip() for part in labels.get(names.TUNNEL, "").split(","))
+    if annotations.get(names.REDIRECTION) == "enabled":
+        return workload_pb2.HBONE, native
+    return (workload_pb2.HBONE, True) if native else (workload_pb2.NONE, False)
+
+
+def _common(view: View, meta: Meta, labels: Mapping[str, str], workload: str) -> workload_pb2.Workload:
+    protocol, native = _tunnel(labels, meta.annotations)
+    return workload_pb2.Workload(
+        namespace=meta.namespace,
+        trust_domain=view.config.wire_trust_domain,
+        cluster_id=view.config.cluster_id,
+        tunnel_protocol=protocol,
+        native_tunnel=native,
+        workload_type=workload_pb2.POD,
+        workload_name=workload,
+        canonical_name=canonical_name(labels, workload),
+        canonical_revision=canonical_revision(labels),
+        authorization_policies=applied_policies(view, meta.namespace, labels),
+    )
+
+
+def _set_services(workload: workload_pb2.Workload, services: PortMap) -> None:
+    for name, ports in services.items():
+        workload.services[name].CopyFrom(ports)
+
+
+def _set_node_locality(view: View, workload: workload_pb2.Workload) -> None:
+    labels = view.node_labels(workload.node)
+    region = labels.get("topology.kubernetes.io/region", "")
+    zone = labels.get("topology.kubernetes.io/zone", "")
+    subzone = labels.get("topology.istio.io/subzone", "")
+    if region or zone or subzone:
+        workload.locality.CopyFrom(workload_pb2.Locality(region=region, zone=zone, subzone=subzone))
+
+
+def pod_workload(view: View, pod: Pod) -> tuple[Resource | None, Attachment]:
+    """None for pods that are over or have no address yet."""
+    if pod.phase in ("Succeeded", "Failed") or not pod.addresses:
+        return None, Attachment()
+    meta = pod.meta
+    workload = _common(view, meta, meta.labels, workload_name(pod))
+    workload.uid = f"{view.config.cluster_id}//Pod/{meta.namespace}/{meta.name}"
+    workload.name = meta.name
+    workload.addresses.extend(packed(address) for address in pod.addresses)
+    workload.network = view.network()
+    workload.service_account = pod.service_account
+    workload.node = pod.node
+    if pod.host_network:
+        workload.network_mode = workload_pb2.HOST_NETWORK
+    healthy = pod.ready and not meta.deleting
+    workload.status = workload_pb2.HEALTHY if healthy else workload_pb2.UNHEALTHY
+    _set_node_locality(view, workload)
+    _set_services(workload, pod_services(view, pod))
+    tunnel = application_tunnel(view, meta.namespace, meta.labels)
+    if tunnel is not None:
+        workload.application_tunnel.CopyFrom(tunnel)
+    attachment = attach(view, meta, meta.labels, WORKLOAD)
+    if attachment.address is not None:
+        workload.waypoint.CopyFrom(attachment.address)
+    return workload_resource(workload), attachment
+
+
+def _entry_workload(
+    view: View, meta: Meta, endpoint: Endpoint, labels: Mapping[str, str], uid: str
+) -> workload_pb2.Workload:
+    group = meta.annotations.get(names.REGISTRATION_GROUP)
+    workload = _common(view, meta, labels, group or labels.get(names.WORKLOAD_NAME) or meta.name)
+    workload.uid = uid
+    workload.name = meta.name
+    if is_ip(endpoint.address):
+        workload.addresses.append(packed(endpoint.address))
+    else:
+        workload.hostname = endpoint.address
+    workload.network = endpoint.network or view.network()
+    workload.service_account = endpoint.service_account
+    if endpoint.weight:
+        workload.capacity.value = endpoint.weight
+    if endpoint.locality:
+        region, zone, subzone = (*endpoint.locality.split("/", 2), "", "")[:3]
+        workload.locality.CopyFrom(workload_pb2.Locality(region=region, zone=zone, subzone=subzone))
+    return workload
+
+
+def workload_entry_workload(view: View, entry: WorkloadEntry) -> tuple[Resource, Attachment]:
+    """Healthy unless its status says that a check on the machine failed: nothing is probed from here."""
+    meta, endpoint = entry.meta, entry.endpoint
+    labels = {**meta.labels, **endpoint.labels}
+    uid = f"{view.config.cluster_id}/networking.istio.io/WorkloadEntry/{meta.namespace}/{meta.name}"
+    workload = _entry_workload(view, meta, endpoint, labels, uid)
+    workload.status = workload_pb2.HEALTHY if entry.healthy else workload_pb2.UNHEALTHY
+    _set_services(workload, workload_entry_services(view, meta.namespace, labels, endpoint.ports))
+    attachment = attach(view, meta, labels, WORKLOAD)
+    if attachment.address is not None:
+        workload.waypoint.CopyFrom(attachment.address)
+    return workload_resource(workload), attachment
+
+
+def service_entry_workloads(view: View, entry: ServiceEntry) -> Iterator[Resource]:
+    """One per inline endpoint; without endpoints and selector, one per host that DNS has to resolve."""
+    meta = entry.meta
+    hosts = owned_hosts(view, entry)
+    prefix = f"{view.config.cluster_id}/networking.istio.io/ServiceEntry/{meta.namespace}/{meta.name}"
+    if not hosts:
+        return
+    served: list[tuple[Endpoint, list[str]]] = [(endpoint, hosts) for endpoint in entry.endpoints]
+    if not served and entry.selector is None and entry.resolution in _NO_ADDRESS_RESOLUTIONS:
+        served = [(Endpoint(host), [host]) for host in hosts if not host.startswith("*")]
+    for endpoint, its_hosts in served:
+        labels = {**meta.labels, **endpoint.labels}
+        workload = _entry_workload(view, meta, endpoint, labels, f"{prefix}/{endpoint.address}")
+        _set_services(workload, entry_hosts(view, entry, its_hosts, endpoint.ports))
+        yield workload_resource(workload)
+
+
+def slice_workloads(view: View, one: EndpointSlice) -> Iterator[Resource]:
+    """Endpoints that a hand-made slice lists and that are no pods of ours."""
+    namespace, name = one.meta.namespace, one.meta.name
+    service = view.service(namespace, one.service) if one.service else None
+    if service is None or service.type == "ExternalName" or one.address_type == "FQDN":
+        return
+    ports = workload_pb2.PortList()
+    numbers = {port.name: port.port for port in one.ports if port.protocol == "TCP"}
+    for port in service.ports:
+        if port.name in numbers:
+            ports.ports.add(service_port=port.port, target_port=numbers[port.name])
+    for endpoint in one.endpoints:
+        if endpoint.target is not None and endpoint.target.kind == "Pod":
+            continue
+        for address in endpoint.addresses:
+            workload = workload_pb2.Workload(
+                uid=f"{view.config.cluster_id}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}",
+                name=name,
+                namespace=namespace,
+                addresses=[packed(address)],
+                network=view.network(),
+                trust_domain=view.config.wire_trust_domain,
+                cluster_id=view.config.cluster_id,
+                workload_type=workload_pb2.POD,
+                workload_name=name,
+                status=workload_pb2.HEALTHY if endpoint.ready else workload_pb2.UNHEALTHY,
+                network_mode=workload_pb2.HOST_NETWORK,
+            )
+            _set_services(workload, {service_name(view, service): ports})
+            yield workload_resource(workload)

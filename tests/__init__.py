@@ -1,0 +1,1 @@
+"""Tests of Ambient Lite. Shared test equipment is in `tests.support`."""

@@ -1,0 +1,1 @@
+"""CONNECT requests and answers, and what their headers claim."""

@@ -1,0 +1,301 @@
+"""Peers that are silent, half dead, slow or unreachable (75 - 77 as far as the engine answers)."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.support import frames, patterns, servers
+from tests.support.arena import CLIENT_ID, Arena, Arenas, assert_reset
+from tests.support.enginehost import Deliver, Hold, TunnelTo
+from tests.support.faultproxy import FaultProxy, Way
+from tests.support.frames import Type
+from tests.support.ports import closed_address, wait_until
+
+QUICK_PINGS: dict[str, Any] = {"ping_interval": 0.3, "ping_timeout": 0.6}
+
+
+def test_silent_client_is_dropped_after_unanswered_pings(arenas: Arenas) -> None:
+    with arenas.enter(**QUICK_PINGS) as arena:
+        peer = arena.peer()
+        stream = peer.tunnel(arena.echo_authority)
+        peer.echo(stream, b"alive")
+        peer.polite = False
+        start = time.monotonic()
+        assert peer.wait_end(4).closed
+        assert 0.5 < time.monotonic() - start < 3
+        assert any(f.kind == Type.PING for f in peer.received)
+        arena.ended_by({"peer_dead"})
+
+
+def test_answering_client_is_kept(arenas: Arenas) -> None:
+    with arenas.enter(**QUICK_PINGS) as arena:
+        peer = arena.peer()
+        stream = peer.tunnel(arena.echo_authority)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert peer.pump(0.05)
+        peer.echo(stream, b"alive")
+        assert sum(f.kind == Type.PING and not f.flags & frames.ACK for f in peer.received) >= 5  # each 0.3 s
+
+
+@pytest.mark.parametrize("fault", ["stalled", "swallow"])
+def test_peer_blackhole(arenas: Arenas, fault: str) -> None:
+    """The network stops delivering, without any notice: live flows end with `peer_dead`."""
+    with arenas.enter(**QUICK_PINGS) as arena, FaultProxy(arena.hbone) as proxy:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, proxy.address))
+        app = arena.app(target)
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        proxy.set(None, **{fault: True})
+        start = time.monotonic()
+        assert_reset(app)
+        assert time.monotonic() - start < 4
+        wait_until(lambda: arena.host.endings(arena.via) == {"peer_dead": 1}, "the reason")
+        proxy.set(None, **{fault: False})
+        arena.app(target).sendall(b"y")
+
+
+def _to(arena: Arena, address: tuple[str, int]) -> TunnelTo:
+    """Tunnels to the server under attack, perhaps by way of a proxy."""
+    return TunnelTo(address, (arena.server.uri,), CLIENT_ID, arena.echo_authority)
+
+
+def test_slow_and_jerky_network_delivers_every_octet(arena: Arena) -> None:
+    with FaultProxy(arena.hbone) as proxy:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, proxy.address))
+        proxy.set(delay=0.02)
+        stop = threading.Event()
+
+        def jerk() -> None:
+            for way, stalled in itertools.cycle(itertools.product(Way, (True, False))):
+                proxy.set(way, stalled=stalled)
+                if stop.wait(0.03):
+                    break
+            proxy.set(stalled=False)
+
+        jerker = threading.Thread(target=jerk)
+        jerker.start()
+        try:
+            patterns.many(target, 4, 300_000)
+        finally:
+            stop.set()
+            jerker.join()
+
+
+def test_one_flipped_bit_ends_the_tunnel(arena: Arena) -> None:
+    with FaultProxy(arena.hbone) as proxy:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, proxy.address))
+        app = arena.app(target)
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        proxy.set(Way.FORWARD, corrupt_at=proxy.passed(Way.FORWARD) + 30)
+        app.sendall(b"y" * 1000)
+        assert_reset(app)
+        arena.only_failure("peer_protocol")
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["rst", "fin"])
+def test_network_cuts_the_tunnel(arena: Arena, reset: bool) -> None:
+    """Every flow of the tunnel is reset; the next connection simply dials again."""
+    with FaultProxy(arena.hbone) as proxy:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, proxy.address))
+        apps = [arena.app(target) for _ in range(10)]
+        for app in apps:
+            app.sendall(b"x")
+            assert app.recv(1) == b"x"
+        assert proxy.connections == 1
+        proxy.cut(reset=reset)
+        for app in apps:
+            assert_reset(app)
+        wait_until(lambda: sum(arena.host.endings(arena.via).values()) == 10, "ten endings")
+        assert set(arena.host.endings(arena.via)) <= {"peer_reset", "truncated"}
+        patterns.exchange(target, 1, 1000)
+
+
+def test_hbone_port_that_refuses(arena: Arena) -> None:
+    arena.refused(arena.outbound(closed_address()))
+    arena.wait_endings({"connect_refused": 1})
+
+
+def test_hbone_port_that_never_answers(arena: Arena) -> None:
+    """A full accept queue: SYNs are dropped. The connect deadline ends it."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        target = full.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(target)
+        start = time.monotonic()
+        app = arena.app(arena.outbound(target))
+        assert_reset(app, timeout=6)
+        assert 1.5 < time.monotonic() - start < 5  # connect_timeout is 2 s here
+        arena.wait_endings({"connect_timeout": 1})
+        for filler in fillers:
+            filler.close()
+
+
+def test_server_that_never_shakes_hands(arena: Arena) -> None:
+    with servers.black_hole() as hole:
+        app = arena.app(arena.outbound(hole.address))
+        assert_reset(app)
+        arena.wait_endings({"tls_handshake_timeout": 1})
+
+
+def test_server_that_never_speaks_http2(arena: Arena) -> None:
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    peer = arena.accept(server)
+    assert_reset(app)
+    assert peer.wait_end(3).closed
+    arena.ended_once()
+
+
+def test_server_that_never_answers_the_connect(arena: Arena) -> None:
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    peer = arena.accept(server)
+    peer.start()
+    stream = peer.expect(Type.HEADERS).stream
+    start = time.monotonic()
+    while not any(f.kind == Type.RST_STREAM and f.stream == stream for f in peer.received):
+        assert peer.pump(0.1)
+        assert time.monotonic() - start < 5  # response_timeout is 2 s here
+    assert_reset(app)
+    arena.ended_once()
+
+
+@pytest.mark.parametrize(
+    ("target", "slug"),
+    [(closed_address(), "connect_refused"), (("255.255.255.255", 80), "connect_unreachable")],
+)
+def test_upstream_refuses_or_is_unreachable(arena: Arena, target: tuple[str, int], slug: str) -> None:
+    arena.rule(Deliver(target))
+    peer = arena.peer()
+    assert peer.status(peer.request("10.0.0.1:80")) == 503
+    arena.wait_endings({slug: 1})
+    arena.rule(Deliver(arena.echo))
+    peer.echo(peer.tunnel("10.0.0.1:80"), b"the tunnel lives")
+
+
+def test_owner_never_decides(arena: Arena) -> None:
+    arena.rule(Hold())
+    peer = arena.peer()
+    assert peer.status(peer.request("10.0.0.1:80"), timeout=5) == 503  # decision_timeout is 2 s here
+    arena.wait_endings({"decision_timeout": 1})
+
+
+def test_client_gives_up_while_the_owner_decides(arena: Arena) -> None:
+    arena.rule(Hold())
+    peer = arena.peer()
+    stream = peer.request("10.0.0.1:80")
+    wait_until(
+        lambda: any(g.kind == "ConnectRequested" and g.tag == arena.tag for g in arena.host.events()), "asked"
+    )
+    peer.send(frames.rst(stream))
+    arena.wait_endings({"peer_reset": 1})
+
+
+ENDS = ("client", "server")
+SIZES = (0, 70_000, 3_000_000)
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_half_close_matrix(arena: Arena, first: str, size: int) -> None:
+    """FIN from one side, then data the other way, then its FIN: every octet, then a clean end, both ways."""
+    got: dict[str, bytes | BaseException] = {}
+    come, done = threading.Event(), threading.Event()
+    payload = patterns.octets(1, size)
+
+    def play(sock: socket.socket, mine: str) -> None:
+        try:
+            if mine == first:
+                patterns.write_in_pieces(sock, payload, 1)
+                got[mine] = patterns.read_all(sock, 2)
+            else:
+                got[mine] = patterns.read_all(sock, 3)
+                patterns.write_in_pieces(sock, payload[::-1], 4)
+        except OSError as problem:
+            got[mine] = problem
+
+    def handler(sock: socket.socket) -> None:
+        come.set()
+        play(sock, "server")
+        done.set()
+
+    with servers.Server(handler) as server:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, arena.hbone))
+        arena.rule(Deliver(server.address))
+        app = arena.app(target)
+        app.settimeout(15)
+        play(app, "client")
+        assert done.wait(10)
+    other = ENDS[first == "client"]
+    assert got[other] == payload
+    assert got[first] == payload[::-1]
+    assert arena.endings() == {}
+
+
+@pytest.mark.parametrize("who", ENDS)
+def test_half_closed_for_too_long(arena: Arena, who: str) -> None:
+    """One side ended, the other never does: reset at the half-close deadline, with its reason."""
+
+    def handler(sock: socket.socket) -> None:
+        if who == "server":
+            sock.shutdown(socket.SHUT_WR)
+
+    with servers.Server(handler) as server:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, arena.hbone))
+        arena.rule(Deliver(server.address))
+        app = arena.app(target)
+        if who == "client":
+            app.shutdown(socket.SHUT_WR)
+        else:
+            app.settimeout(5)
+            assert app.recv(1) == b""
+        wait_until(lambda: bool(arena.endings()), "the half-close deadline of 3 s", timeout=8)
+        assert set(arena.endings()) <= {"half_close_timeout", "peer_reset"}
+
+
+@pytest.mark.parametrize("who", ENDS)
+def test_reset_stays_a_reset(arena: Arena, who: str) -> None:
+    """An abort on one side is an abort on the other, never a clean end."""
+    linger = struct.pack("ii", 1, 0)
+    seen: list[object] = []
+    come, go = threading.Event(), threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        sock.recv(1)
+        come.set()
+        if who == "server":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            sock.close()
+        else:
+            try:
+                seen.append(sock.recv(1))
+            except OSError as problem:
+                seen.append(problem)
+            go.set()
+
+    with servers.Server(handler) as server:
+        target = arena.host.listen("OUTBOUND", arena.via, _to(arena, arena.hbone))
+        arena.rule(Deliver(server.address))
+        app = arena.app(target)
+        app.sendall(b"x")
+        assert come.wait(5)
+        if who == "server":
+            assert_reset(app)
+        else:
+            app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            app.close()
+            assert go.wait(5)
+            assert isinstance(seen[0], ConnectionResetError), f"the application saw {seen[0]!r}"

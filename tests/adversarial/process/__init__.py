@@ -1,0 +1,1 @@
+"""The process runs out of something."""

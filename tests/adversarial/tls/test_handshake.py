@@ -1,0 +1,292 @@
+"""Handshakes that are no TLS, old TLS, slow, too many, or in strange pieces (32, 40, 41, 42, 43, 44)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import frames, tls13
+from tests.support.arena import Arena, Arenas
+from tests.support.canary import percentile
+from tests.support.peer import Peer, Refused
+from tests.support.pki import Credential, load_chain, unverified_context
+from tests.support.ports import wait_until
+
+
+def client_hello() -> bytes:
+    """The first flight of an honest client."""
+    outgoing = ssl.MemoryBIO()
+    tls = unverified_context(server=False).wrap_bio(ssl.MemoryBIO(), outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def context_of(credential: Credential, version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A client that speaks only this version."""
+    context = unverified_context(server=False)
+    load_chain(context, credential)
+    context.minimum_version = context.maximum_version = version
+    return context
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", frames.PREFACE + frames.settings(), b"\x80" * 100, b"\0" * 5],
+    ids=["http1", "http2", "noise", "zeros"],
+)
+def test_plaintext_on_15008(arena: Arena, octets: bytes) -> None:
+    with socket.create_connection(arena.hbone, timeout=3) as sock:
+        sock.sendall(octets)
+        got = b""
+        try:
+            while chunk := sock.recv(4096):
+                got += chunk
+        except ConnectionResetError:
+            pass
+    assert len(got) < 100, "something other than an alert came back"
+    assert got[:1] in (b"", b"\x15")
+    arena.only_failure("tls_handshake_failed")
+
+
+def test_silence_ends_at_the_handshake_deadline(arena: Arena) -> None:
+    start = time.monotonic()
+    with socket.create_connection(arena.hbone, timeout=5) as sock, contextlib.suppress(ConnectionResetError):
+        assert sock.recv(100) == b""
+    assert 0.8 < time.monotonic() - start < 3  # handshake_timeout is 1 s here
+    arena.only_failure("tls_handshake_timeout")
+
+
+def test_connection_that_leaves_before_the_handshake_costs_nothing(arena: Arena) -> None:
+    """Port scanners and health checks connect and go."""
+    for _ in range(50):
+        socket.create_connection(arena.hbone, timeout=5).close()
+    peer = arena.peer()
+    peer.echo(peer.tunnel(arena.echo_authority), b"open for business")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1])
+def test_legacy_versions(arena: Arena, version: ssl.TLSVersion) -> None:
+    with pytest.raises(Refused):
+        arena.dial(context=context_of(arena.client, version))
+    arena.only_failure("tls_handshake_failed")
+
+
+def s_client(arena: Arena, suite: str, folder: Path) -> list[str]:
+    """OpenSSL's test client with our certificate and one cipher suite."""
+    chain, key, _ = arena.client.write(folder, "client")
+    where = "{}:{}".format(*arena.hbone)
+    name = ["-connect", where, "-ciphersuites", suite, "-alpn", "h2", "-cert", str(chain), "-key", str(key)]
+    return ["openssl", "s_client", *name]
+
+
+@pytest.mark.parametrize("suite", ["TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_CCM_SHA256"])
+def test_suites_outside_the_list(arena: Arena, suite: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*s_client(arena, suite, tmp_path), "-brief"],
+        input=b"",
+        capture_output=True,
+        timeout=10,
+    )
+    assert done.returncode != 0
+    assert b"handshake failure" in done.stderr
+    arena.only_failure("tls_handshake_failed")
+
+
+@pytest.mark.parametrize("suite", ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"])
+def test_suites_of_the_list(arena: Arena, suite: str, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*s_client(arena, suite, tmp_path), "-quiet", "-nocommands"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(frames.PREFACE + frames.settings())
+        client.stdin.flush()
+        header = client.stdout.read(9)
+        assert header[3] == frames.Type.SETTINGS
+        client.terminate()
+
+
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",), ("h2c", "http/1.1")], ids=["none", "http1", "others"])
+def test_alpn_missing_or_other_as_server(arena: Arena, alpn: tuple[str, ...]) -> None:
+    """Only h2 is spoken here: no_application_protocol, or the end, before any HTTP/2."""
+    try:
+        peer = arena.dial(alpn=alpn)
+    except Refused:
+        pass
+    else:
+        end = peer.wait_end(3)
+        assert end.closed
+        assert end.frames == []
+    arena.only_failure("tls_handshake_failed")
+
+
+def test_alpn_list_with_h2_anywhere(arena: Arena) -> None:
+    peer = arena.dial(alpn=("http/1.1", "h2"))
+    assert peer.alpn == "h2"
+    peer.start()
+
+
+@pytest.mark.parametrize("alpn", [(), ("http/1.1",)], ids=["none", "other"])
+def test_alpn_missing_or_other_as_client(arena: Arena, alpn: tuple[str, ...]) -> None:
+    """A server that does not agree on h2 is not an HBONE server."""
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    try:
+        peer = arena.accept(server, alpn=alpn)
+    except Refused:
+        pass
+    else:
+        end = peer.wait_end(3)
+        assert end.closed
+        assert not any(f.kind == frames.Type.HEADERS for f in end.frames)
+    app.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        app.recv(1)
+    arena.ended_by({"tls_handshake_failed"})
+
+
+def test_no_tickets_are_issued(arena: Arena) -> None:
+    """Every connection is a full handshake with certificates checked anew."""
+    peer = arena.peer()
+    peer.echo(peer.tunnel(arena.echo_authority), b"x")
+    assert peer.tickets == 0
+
+
+def test_handshake_slowloris(arenas: Arenas) -> None:
+    """2,000 sockets stopped in the middle of a ClientHello."""
+    count = 2000
+    half = client_hello()[:60]
+    with arenas.enter(slack=20 << 20) as arena:
+        before = arena.host.rss()
+        socks = [socket.create_connection(arena.hbone, timeout=5) for _ in range(count)]
+        try:
+            start = time.monotonic()
+            for sock in socks:
+                try:
+                    sock.send(half)
+                except OSError:
+                    continue  # shed already
+            highest = 0
+            for sock in socks:
+                sock.settimeout(10)
+                try:
+                    while sock.recv(4096):
+                        pass
+                except ConnectionError:
+                    pass
+                highest = max(highest, arena.host.rss())
+            assert time.monotonic() - start < 6  # handshake_timeout is 1 s here
+        finally:
+            for sock in socks:
+                sock.close()
+        assert (highest - before) / count < 8 << 10, f"{(highest - before) // count} octets each"
+        assert set(arena.host.tunnel_failures(arena.tag, arena.mark)) <= {"tls_handshake_timeout"}
+        assert (
+            arena.counted("handshakes_failed")
+            + arena.counted("tunnel_failures")
+            + arena.counted("shed_handshakes")
+            >= count
+        )
+        peer = arena.peer()
+        peer.echo(peer.tunnel(arena.echo_authority), b"still served")
+
+
+def test_handshake_flood_is_shed_above_the_cap(arenas: Arenas) -> None:
+    """More at once than allowed: the surplus is turned away at once and counted, the rest is served."""
+    with arenas.enter(max_handshakes=50) as arena:
+        half, socks = client_hello()[:60], []
+        try:
+            for _ in range(300):
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    socks.append(socket.create_connection(arena.hbone, timeout=5))
+                    socks[-1].send(half)
+            wait_until(lambda: arena.counted("shed_handshakes") >= 200, "the surplus counted")
+            assert arena.host.stats()["handshakes_live"] <= 50
+        finally:
+            for sock in socks:
+                sock.close()
+        deadline = time.monotonic() + 4
+        while True:  # served again as soon as the half-open ones are gone
+            try:
+                with Peer.dial(arena.hbone, arena.client) as peer:
+                    peer.start()
+                    peer.echo(peer.tunnel(arena.echo_authority), b"served")
+                break
+            except Refused:
+                assert time.monotonic() < deadline
+
+
+def test_handshakes_at_full_speed_leave_existing_tunnels_alone(arenas: Arenas) -> None:
+    """Two clients shake hands as fast as they can for two seconds; a live tunnel's echoes stay quick. The
+    attackers need as much CPU as the engine, on the same cores, so the canary is given more time."""
+    with arenas.enter(limit=0.15) as arena:
+        shake_hands_beside(arena)
+
+
+def shake_hands_beside(arena: Arena) -> None:
+    """The attack itself."""
+    peer = arena.peer()
+    peer.generous = True
+    stream = peer.tunnel(arena.echo_authority)
+    stop, made = threading.Event(), [0] * 2
+
+    def shake(n: int) -> None:
+        while not stop.is_set():
+            with Peer.dial(arena.hbone, arena.client):
+                made[n] += 1
+
+    threads = [threading.Thread(target=shake, args=(n,)) for n in range(len(made))]
+    for thread in threads:
+        thread.start()
+    times = []
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        start = time.monotonic()
+        peer.echo(stream, b"quick")
+        times.append(time.monotonic() - start)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert sum(made) > 50
+    assert percentile(times, 0.99) < 0.25  # this process is the busy one; the canary tells the engine's share
+
+
+def test_record_fragments(arena: Arena) -> None:
+    """A ClientHello in records of one octet is legal."""
+    peer = arena.dial(reshape=lambda flight: tls13.as_plain_records(flight, 1))
+    peer.start()
+    peer.echo(peer.tunnel(arena.echo_authority), b"in pieces")
+
+
+def test_empty_handshake_records_are_refused(arena: Arena) -> None:
+    """Zero-length handshake fragments are forbidden (RFC 8446 5.1)."""
+    peer = arena.raw()
+    peer.send_raw(b"\x16\x03\x01\x00\x00" * 100 + client_hello())
+    end = wait_raw_end(peer.sock)
+    assert end
+    arena.only_failure("tls_handshake_failed")
+
+
+def wait_raw_end(sock: socket.socket) -> bool:
+    """Whether the other side ends the connection within 3 s."""
+    sock.settimeout(3)
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True

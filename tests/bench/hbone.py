@@ -1,0 +1,82 @@
+"""Group `hbone`: client -> outbound -> HBONE -> inbound -> server on one loopback, variant against variant."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.bench import native, results, rounds
+from tests.bench.cases import Case, hbone_cases
+from tests.bench.certificates import issue
+from tests.bench.machine import facts
+from tests.bench.namespace import Namespace, remove_stale
+from tests.bench.native import BuildError
+from tests.bench.openssl import engine_openssl, libraries
+from tests.bench.rounds import Plan, say
+from tests.bench.testbed import Testbed
+from tests.bench.variants import DEFAULT, Variant, known
+
+
+def choose_cases(names: str | None) -> list[Case]:
+    """The cases that give the named rows; BuildError for an unknown row."""
+    cases = hbone_cases()
+    if names is None:
+        return cases
+    wanted = names.split(",")
+    rows = {row.case for case in cases for row in case.rows}
+    if unknown := [name for name in wanted if name not in rows]:
+        raise BuildError(f"no row {unknown[0]}: there are {', '.join(sorted(rows))}")
+    return [case for case in cases if any(row.case in wanted for row in case.rows)]
+
+
+def choose_variants(names: str | None) -> tuple[dict[str, Variant], dict[str, str]]:
+    """(variants that can run, reasons of those that cannot); BuildError for an unknown name."""
+    every = known()
+    wanted = names.split(",") if names else DEFAULT
+    if unknown := [name for name in wanted if name not in every]:
+        raise BuildError(f"no variant {unknown[0]}: there are {', '.join(every)}")
+    absent = {name: reason for name in wanted if (reason := every[name].absent())}
+    return {name: every[name] for name in wanted if name not in absent}, absent
+
+
+@contextmanager
+def testbed(options: argparse.Namespace, work: Path) -> Iterator[Testbed]:
+    """A namespace, certificates and programs for variants to run in."""
+    remove_stale()
+    environment = libraries(options)
+    logs = options.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with Namespace() as namespace:
+        yield Testbed(
+            programs=native.build(options.out / "bin"),
+            logs=logs,
+            work=work,
+            certificates=issue(work / "certificates"),
+            namespace=namespace,
+            environment=environment,
+        )
+
+
+def run_hbone(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """Two proxies on one loopback: ours, none, plain relays, Envoy, ztunnel."""
+    cases = choose_cases(options.cases)
+    variants, absent = choose_variants(options.variants)
+    for name, reason in absent.items():
+        say(f"bench: without {name}: {reason}")
+    with tempfile.TemporaryDirectory(prefix="albench-") as work, testbed(options, Path(work)) as bed:
+        measured = rounds.run(bed, cases, variants, plan)
+    versions = {name: said for name, variant in variants.items() if (said := variant.version())}
+    machine = facts(root, versions) | {"openssl": engine_openssl(bed.environment)}
+    method = {
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
+        "requests and connections": rounds.where(plan.pin),
+        "congestion control": "reno",
+        "ours": "decisions, metrics, flow records and access log of the agent; no capture, no client source address",
+        "Envoy": "an access log, no policy",
+    }
+    return results.document("hbone", machine, method, measured, list(variants), absent)

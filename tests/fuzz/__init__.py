@@ -1,0 +1,1 @@
+"""libFuzzer targets for the C core, their seeds and their driver (`run`)."""

@@ -1,0 +1,1 @@
+"""Foreign programs at the other end."""

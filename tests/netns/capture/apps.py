@@ -1,0 +1,390 @@
+"""The application in a pod: a process inside the pod's namespace and cgroup which does as it is told.
+
+Started as `python -m tests.netns.capture.apps NETNS CGROUP`; takes pickled (function, arguments) on stdin and
+answers (True, result) or (False, error text) on stdout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pickle
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebpf import netns
+
+MPTCP = 262
+TIMEOUT = 5.0
+Peer = tuple[str, int]
+_held: dict[str, socket.socket] = {}
+
+
+@dataclass(frozen=True)
+class Dial:
+    """One connection to make. `how`: blocking, nonblocking, fastopen-sendto, fastopen-connect."""
+
+    to: Peer
+    how: str = "blocking"
+    protocol: int = 0
+    mapped: bool = False
+    source: Peer | None = None
+    device: str | None = None
+    mark: int | None = None
+    onward: bool = False
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.to[0] or self.mapped else socket.AF_INET
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who answered; what both ends took for the connection's addresses."""
+
+    tag: str
+    server_local: Peer
+    server_peer: Peer
+    client_local: Peer
+    client_peer: Peer
+
+
+def plain(address: tuple[Any, ...]) -> Peer:
+    """(ip, port), IPv4 unmapped."""
+    return str(address[0]).removeprefix("::ffff:"), int(address[1])
+
+
+def _prepare(dial: Dial) -> socket.socket:
+    made = socket.socket(dial.family, socket.SOCK_STREAM, dial.protocol)
+    made.settimeout(TIMEOUT)
+    if dial.onward:
+        v4 = dial.family == socket.AF_INET
+        made.setsockopt(*((socket.SOL_IP, 19) if v4 else (socket.IPPROTO_IPV6, 75)), 1)
+    if dial.device:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, dial.device.encode())
+    if dial.mark is not None:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, dial.mark)
+    if dial.source:
+        made.bind(dial.source)
+    return made
+
+
+def _connect(made: socket.socket, dial: Dial) -> None:
+    to = (f"::ffff:{dial.to[0]}", dial.to[1]) if dial.mapped else dial.to
+    if dial.how.startswith("fastopen"):
+        _connect_fast(made, dial.how, to)
+        return
+    if dial.how == "nonblocking":
+        made.setblocking(False)
+        assert made.connect_ex(to) == errno.EINPROGRESS
+        select.select([], [made], [], TIMEOUT)
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        made.setblocking(True)
+        made.settimeout(TIMEOUT)
+    else:
+        made.connect(to)
+    made.send(b"?")
+
+
+def _connect_fast(made: socket.socket, how: str, to: Peer) -> None:
+    """With the kernel's own timeout: Python's would make the socket non-blocking."""
+    made.setblocking(True)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("=qq", int(TIMEOUT), 0))
+    if how == "fastopen-sendto":
+        made.sendto(b"?", socket.MSG_FASTOPEN, to)
+    else:
+        made.setsockopt(socket.IPPROTO_TCP, 30, 1)
+        made.connect(to)
+        made.send(b"?")
+    made.settimeout(TIMEOUT)
+
+
+def _ask(made: socket.socket) -> Answer:
+    text = made.recv(1000).decode()
+    if not text:
+        raise ConnectionError("closed without an answer")
+    tag, local, peer = text.split("|")
+    ends = (plain(made.getsockname()), plain(made.getpeername()))
+    return Answer(tag, _peer(local), _peer(peer), *ends)
+
+
+def _peer(text: str) -> Peer:
+    host, _, port = text.rpartition(" ")
+    return host, int(port)
+
+
+def exchange(dial: Dial) -> Answer:
+    """Connect, ask, close."""
+    with _prepare(dial) as made:
+        _connect(made, dial)
+        return _ask(made)
+
+
+def outcome(dial: Dial, timeout: float = 1.5) -> str:
+    """What a connect and one question come to: "answered", "timeout", or the errno's name."""
+    with _prepare(dial) as made:
+        made.settimeout(timeout)
+        try:
+            _connect(made, dial)
+            return "answered" if made.recv(1000) else "closed"
+        except TimeoutError:
+            return "timeout"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+
+
+def hold(name: str, dial: Dial) -> None:
+    """Connect, ask once, and keep the connection under a name."""
+    made = _prepare(dial)
+    _connect(made, dial)
+    _ask(made)
+    _held[name] = made
+
+
+def ask_held(name: str) -> Answer:
+    """Ask again on a kept connection."""
+    _held[name].send(b"?")
+    return _ask(_held[name])
+
+
+def end_held(name: str) -> str:
+    """How a kept connection ends: "closed", or the errno's name; waits for it."""
+    with _held.pop(name) as made:
+        try:
+            return "closed" if made.recv(1) == b"" else "data"
+        except TimeoutError:
+            return "timeout"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+
+
+def hold_silent(name: str, dial: Dial) -> None:
+    """Connect, and keep the connection under a name without having asked."""
+    made = _prepare(dial)
+    made.connect(dial.to)
+    _held[name] = made
+
+
+def hold_deferred(name: str, dial: Dial) -> None:
+    """Connect so that the SYN leaves with the first data only, and keep the socket under a name."""
+    made = _prepare(dial)
+    made.setblocking(True)
+    for option in (34, 30):  # TCP_FASTOPEN_NO_COOKIE, TCP_FASTOPEN_CONNECT
+        made.setsockopt(socket.IPPROTO_TCP, option, 1)
+    made.connect(dial.to)
+    _held[name] = made
+
+
+def answer_held(name: str) -> Answer:
+    """What the other end says on a kept connection without being asked."""
+    return _ask(_held[name])
+
+
+def drop_held(name: str) -> None:
+    """Close a kept connection."""
+    _held.pop(name).close()
+
+
+def push_and_pull(name: str, size: int) -> int:
+    """Send so many bytes over a kept connection and read as many; how many came back."""
+    made, sent, got = _held[name], 0, 0
+    made.setblocking(False)
+    while got < size:
+        readable, writable, _ = select.select([made], [made] if sent < size else [], [], TIMEOUT)
+        if not readable and not writable:
+            break
+        if writable:
+            sent += made.send(b"x" * min(65536, size - sent))
+        if readable:
+            got += len(made.recv(65536))
+    made.settimeout(TIMEOUT)
+    return got
+
+
+def drain_held(name: str) -> int:
+    """Read a kept connection to its end and close it; how many bytes came."""
+    with _held.pop(name) as made:
+        return sum(len(data) for data in iter(lambda: made.recv(65536), b""))
+
+
+def reconnect_held(name: str, dial: Dial) -> Answer:
+    """Disconnect a kept connection with AF_UNSPEC and connect its socket again."""
+    with _held.pop(name) as made:
+        assert ctypes.CDLL(None).connect(made.fileno(), bytes(16), 16) == 0
+        _connect(made, dial)
+        return _ask(made)
+
+
+def serve(port: int, tag: str) -> None:
+    """Answer on a port, here in the pod: to one byte like all servers of the lab, else with the same bytes."""
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    threading.Thread(target=_accept, args=(listener, tag), daemon=True).start()
+
+
+def _accept(listener: socket.socket, tag: str) -> None:
+    while True:
+        accepted, _ = listener.accept()
+        threading.Thread(target=_answer, args=(accepted, tag), daemon=True).start()
+
+
+def _answer(accepted: socket.socket, tag: str) -> None:
+    (own, own_port), (peer, peer_port) = plain(accepted.getsockname()), plain(accepted.getpeername())
+    told = f"{tag}|{own} {own_port}|{peer} {peer_port}".encode()
+    with accepted:
+        try:
+            while data := accepted.recv(1 << 16):
+                accepted.sendall(told if data == b"?" else data)
+        except OSError as error:
+            endings.append(errno.errorcode[error.errno or 0])
+
+
+endings: list[str] = []
+
+
+def how_served_ended() -> list[str]:
+    """Errors with which connections of `serve` ended so far."""
+    return list(endings)
+
+
+def half_close(name: str, size: int) -> int:
+    """Send so many bytes over a kept connection, say that this was all, read to the end; how many came."""
+    made = _held[name]
+    sender = threading.Thread(target=made.sendall, args=(b"x" * size,))
+    sender.start()
+    got = 0
+    while got < size:
+        got += len(made.recv(1 << 16))
+    sender.join()
+    made.shutdown(socket.SHUT_WR)
+    with _held.pop(name):
+        return got + sum(len(data) for data in iter(lambda: made.recv(1 << 16), b""))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One connection of a load: when (CLOCK_MONOTONIC) it began, was first and last answered; by whom; its end."""
+
+    began: float
+    answered: float
+    last: float
+    tag: str
+    end: str
+
+
+def load(dial: Dial, seconds: float, asks: int) -> list[Attempt]:
+    """One connection after another, each with so many questions."""
+    found: list[Attempt] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        began, answered, last, tag, end = time.monotonic(), 0.0, 0.0, "", "ok"
+        try:
+            with _prepare(dial) as made:
+                _connect(made, dial)
+                tag = _ask(made).tag
+                answered = last = time.monotonic()
+                for _ in range(asks - 1):
+                    made.send(b"?")
+                    _ask(made)
+                    last = time.monotonic()
+        except OSError as error:
+            end = errno.errorcode.get(error.errno or 0, str(error))
+        found.append(Attempt(began, answered, last, tag, end))
+    return found
+
+
+def spoof(to: Peer, source: Peer) -> str:
+    """Connect from an address that is not ours."""
+    v6 = ":" in to[0]
+    with socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM) as made:
+        made.setsockopt(*((socket.IPPROTO_IPV6, 75) if v6 else (socket.SOL_IP, 19)), 1)
+        made.settimeout(1)
+        try:
+            made.bind(source)
+            made.connect(to)
+            made.send(b"?")
+            return _ask(made).tag
+        except TimeoutError:
+            return "timeout"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+
+
+def connect_twice(first: Dial, second: Dial) -> tuple[Peer, Answer]:
+    """Connect, disconnect with AF_UNSPEC, connect the same socket elsewhere."""
+    with _prepare(first) as made:
+        made.connect(first.to)
+        peer = plain(made.getpeername())
+        assert ctypes.CDLL(None).connect(made.fileno(), bytes(16), 16) == 0
+        _connect(made, second)
+        return peer, _ask(made)
+
+
+def device_after_connect(dial: Dial) -> str:
+    """The device the socket is bound to after connecting."""
+    with _prepare(dial) as made:
+        _connect(made, dial)
+        _ask(made)
+        return made.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0").decode()
+
+
+def ask_udp(to: Peer) -> tuple[str, Peer, int]:
+    """A datagram's answer over a connected socket, the peer, the socket's mark."""
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as made:
+        made.settimeout(TIMEOUT)
+        made.connect(to)
+        made.send(b"?")
+        mark = made.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)
+        return made.recv(1000).decode(), plain(made.getpeername()), mark
+
+
+def exchange_many(dial: Dial, times: int) -> int:
+    """How many of the exchanges reached the true destination as the server saw it."""
+    return sum(exchange(dial).server_local == dial.to for _ in range(times))
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    name, cgroup = sys.argv[1:]
+    (Path(cgroup) / "cgroup.procs").write_text("0")
+    fd = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    with netns.inside(fd):
+        os.close(fd)
+        while True:
+            try:
+                function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301
+            except EOFError:
+                break
+            pickle.dump(_attempt(function, arguments), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+    for made in _held.values():
+        made.close()
+
+
+def _attempt(function: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    found: Callable[..., Any] = globals()[function]
+    try:
+        return True, found(*arguments)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    # Pickled classes carry the module's real name, not __main__.
+    from tests.netns.capture import apps
+
+    apps.main()

@@ -1,0 +1,58 @@
+"""One lab for each test module: building it takes a second."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ebpf.capture import Capture, EnrolledPod
+from tests.netns.capture.lab import App, Lab
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Node and pods, with applications listening."""
+    with Lab() as made:
+        made.serve_pods()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def capture(lab: Lab) -> Iterator[Capture]:
+    """Capture at the lab's cgroup; everything is cleaned up afterwards."""
+    made = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    yield made
+    made.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.fixture(scope="module")
+def enrolled(lab: Lab, capture: Capture) -> Iterator[EnrolledPod]:
+    """The first pod, enrolled, with a stand-in for the agent on its listeners."""
+    pod = capture.enrol(lab.pods[0].network())
+    lab.serve_agent(pod)
+    yield pod
+    lab.stop_agent()
+    capture.withdraw(pod)
+
+
+@pytest.fixture(scope="module")
+def app(lab: Lab, enrolled: EnrolledPod) -> App:
+    """A process in the enrolled pod."""
+    return lab.app(lab.pods[0])
+
+
+@pytest.fixture(scope="module")
+def neighbour(lab: Lab, enrolled: EnrolledPod) -> App:
+    """A process in a pod that is not enrolled."""
+    return lab.app(lab.pods[1])
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab, enrolled: EnrolledPod) -> App:
+    """A process in the node's own namespace."""
+    return lab.app(lab.node)

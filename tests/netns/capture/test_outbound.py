@@ -1,0 +1,238 @@
+"""What happens to the connections an enrolled pod makes."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from ebpf import netns
+from ebpf.capture import Capture, EnrolledPod
+from tests.netns.capture import apps
+from tests.netns.capture.apps import MPTCP, Answer, Dial
+from tests.netns.capture.lab import App, Lab, sh
+
+pytestmark = pytest.mark.root
+
+VIPS = {4: ("10.96.0.10", 443), 6: ("fd00:96::10", 443)}
+versions = pytest.mark.parametrize("version", [4, 6])
+
+
+def other_pod(lab: Lab, version: int, port: int = 8080) -> tuple[str, int]:
+    return lab.pods[1].own(version), port
+
+
+def assert_captured(answer: Answer, lab: Lab, to: tuple[str, int]) -> None:
+    version = 6 if ":" in to[0] else 4
+    assert answer.tag == "outbound"
+    assert answer.server_local == answer.client_peer == to
+    assert answer.server_peer == answer.client_local
+    assert answer.client_local[0] == lab.pods[0].own(version)
+
+
+@versions
+@pytest.mark.parametrize("how", ["blocking", "nonblocking", "fastopen-sendto", "fastopen-connect"])
+def test_connect_is_captured_whatever_the_call(lab: Lab, app: App, version: int, how: str) -> None:
+    to = other_pod(lab, version)
+    assert_captured(app.call(apps.exchange, Dial(to, how)), lab, to)
+
+
+@versions
+def test_address_without_a_route_or_backend_is_captured(lab: Lab, app: App, version: int) -> None:
+    assert_captured(app.call(apps.exchange, Dial(VIPS[version])), lab, VIPS[version])
+
+
+@versions
+def test_mptcp_connection_is_captured(lab: Lab, app: App, version: int) -> None:
+    to = other_pod(lab, version)
+    assert_captured(app.call(apps.exchange, Dial(to, protocol=MPTCP)), lab, to)
+
+
+def test_v4_mapped_connection_is_captured_as_v4(lab: Lab, app: App) -> None:
+    to = other_pod(lab, 4)
+    assert_captured(app.call(apps.exchange, Dial(to, mapped=True)), lab, to)
+
+
+@versions
+@pytest.mark.parametrize("port", [0, 40123])
+def test_socket_bound_before_connect_is_captured(lab: Lab, app: App, version: int, port: int) -> None:
+    to = other_pod(lab, version)
+    answer = app.call(apps.exchange, Dial(to, source=(lab.pods[0].own(version), port)))
+    assert_captured(answer, lab, to)
+    assert port in (0, answer.client_local[1])
+
+
+@versions
+@pytest.mark.parametrize("device", ["eth0", "lo"])
+def test_socket_bound_to_a_device_is_captured(lab: Lab, app: App, version: int, device: str) -> None:
+    to = other_pod(lab, version)
+    assert_captured(app.call(apps.exchange, Dial(to, device=device)), lab, to)
+
+
+@versions
+@pytest.mark.parametrize("mark", [0x1, 0x539, 0x1000, 0x4000])
+def test_mark_of_the_applications_own_does_not_escape(lab: Lab, app: App, version: int, mark: int) -> None:
+    to = other_pod(lab, version)
+    assert_captured(app.call(apps.exchange, Dial(to, mark=mark)), lab, to)
+
+
+@pytest.mark.parametrize(
+    ("to", "source"),
+    [
+        ("127.0.0.1", None),
+        ("127.9.9.9", None),
+        ("::1", None),
+        ("0.0.0.0", None),
+        ("::", None),
+        ("own4", None),
+        ("own6", None),
+        ("own4", "own4"),
+        ("own6", "own6"),
+        ("own4", "127.0.0.1"),
+    ],
+)
+def test_connection_inside_the_pod_is_left_alone(
+    lab: Lab, capture: Capture, app: App, to: str, source: str | None
+) -> None:
+    own = {"own4": lab.pods[0].v4, "own6": lab.pods[0].v6}
+    bound = (own.get(source, source), 0) if source else None
+    before = capture.counters()
+    answer = app.call(apps.exchange, Dial((own.get(to, to), 8080), source=bound))
+    assert answer.tag == f"app-{lab.pods[0].name}"
+    assert capture.counters() == before
+
+
+def test_connection_between_two_own_addresses_is_left_alone(lab: Lab, capture: Capture, app: App) -> None:
+    """Both when they were there at enrolment, and when one of them came later."""
+    pod, (late4, late6) = lab.pods[0], ("10.77.0.99", "fd77::99")
+    sh(f"ip -n {pod.name} addr add {late4}/32 dev eth0")
+    sh(f"ip -n {pod.name} addr add {late6}/128 dev eth0 nodad")
+    try:
+        for late in (late4, late6):
+            assert app.call(apps.exchange, Dial((late, 8080))).tag == f"app-{pod.name}"
+        capture.enrol(pod.network())
+        for own, late in ((pod.v4, late4), (pod.v6, late6)):
+            for here, there in ((own, late), (late, own)):
+                answer = app.call(apps.exchange, Dial((here, 8080), source=(there, 0)))
+                assert answer.tag == f"app-{pod.name}"
+    finally:
+        sh(f"ip -n {pod.name} addr del {late4}/32 dev eth0; ip -n {pod.name} addr del {late6}/128 dev eth0")
+        capture.enrol(pod.network())
+
+
+def test_link_local_destination_is_left_alone(lab: Lab, capture: Capture, app: App) -> None:
+    """It cannot be looped: its socket is bound to the link."""
+    pod = lab.pods[0]
+    sh(f"ip -n {pod.name} addr add fe80::77/64 dev eth0 nodad")
+    sh(f"ip -n {lab.node} addr add fe80::78/64 dev v0 nodad")
+    node = os.open(f"/run/netns/{lab.node}", os.O_RDONLY)
+    try:
+        with netns.inside(node):
+            listener = socket.create_server(("::", 8081), family=socket.AF_INET6)
+        with listener:
+            lab.servers.serve(listener, "node")
+        before = capture.counters()
+        assert app.call(apps.exchange, Dial(("fe80::78", 8081), device="eth0")).tag == "node"
+        assert capture.counters() == before
+    finally:
+        lab.servers.forget("node")
+        os.close(node)
+        sh(f"ip -n {pod.name} addr del fe80::77/64 dev eth0; ip -n {lab.node} addr del fe80::78/64 dev v0")
+
+
+@versions
+def test_connected_udp_is_left_alone(lab: Lab, app: App, version: int) -> None:
+    to = (lab.pods[1].own(version), 5353)
+    assert app.call(apps.ask_udp, to) == ("udp", to, 0)
+
+
+@versions
+def test_pod_that_is_not_enrolled_is_left_alone(lab: Lab, neighbour: App, version: int) -> None:
+    answer = neighbour.call(apps.exchange, Dial((lab.pods[2].own(version), 8080)))
+    assert answer.tag == f"app-{lab.pods[2].name}"
+    assert answer.server_peer[0] == lab.pods[1].own(version)
+
+
+@versions
+def test_agent_is_exempt_by_its_process(lab: Lab, capture: Capture, app: App, version: int) -> None:
+    agent = lab.app(lab.pods[0], lab.agent_cgroup)
+    to = other_pod(lab, version)
+    assert agent.call(apps.exchange, Dial(to)).tag == "outbound"
+    capture.exempt_agent(agent.pid)
+    assert agent.call(apps.exchange, Dial(to)).tag == f"app-{lab.pods[1].name}"
+    assert app.call(apps.exchange, Dial(to)).tag == "outbound"
+
+
+def test_socket_used_again_after_disconnecting_follows_its_new_destination(lab: Lab, app: App) -> None:
+    far, near = Dial(other_pod(lab, 4)), Dial(("127.0.0.1", 8080))
+    peer, answer = app.call(apps.connect_twice, far, near)
+    assert (peer, answer.tag) == (far.to, f"app-{lab.pods[0].name}")
+    peer, answer = app.call(apps.connect_twice, near, far)
+    assert peer == near.to
+    assert_captured(answer, lab, far.to)
+
+
+def test_socket_bound_to_a_device_gives_it_up_only_when_captured(lab: Lab, app: App) -> None:
+    assert app.call(apps.device_after_connect, Dial(other_pod(lab, 4), device="eth0")) == ""
+    assert app.call(apps.device_after_connect, Dial(("127.0.0.1", 8080), device="lo")) == "lo"
+
+
+def test_exempt_outbound_port_is_left_alone(lab: Lab, capture: Capture, app: App) -> None:
+    network = lab.pods[0].network(exempt_outbound_ports=frozenset({8080}))
+    capture.enrol(network)
+    assert app.call(apps.exchange, Dial(other_pod(lab, 4))).tag == f"app-{lab.pods[1].name}"
+    assert app.call(apps.exchange, Dial(other_pod(lab, 6))).tag == f"app-{lab.pods[1].name}"
+    assert app.call(apps.exchange, Dial(VIPS[4])).tag == "outbound"
+    _, answer = app.call(apps.connect_twice, Dial(VIPS[4]), Dial(other_pod(lab, 4)))
+    assert answer.tag == f"app-{lab.pods[1].name}"
+    capture.enrol(lab.pods[0].network())
+    assert app.call(apps.exchange, Dial(other_pod(lab, 4))).tag == "outbound"
+
+
+def test_many_connections_all_keep_their_destination_and_leak_nothing(lab: Lab, app: App) -> None:
+    before = app.call(apps.open_descriptors)
+    for version in (4, 6):
+        assert app.call(apps.exchange_many, Dial(VIPS[version]), 500) == 500
+    assert app.call(apps.open_descriptors) == before
+
+
+def test_without_a_listening_agent_connections_fail_closed_then_heal(
+    lab: Lab, capture: Capture, enrolled: EnrolledPod
+) -> None:
+    second = lab.pods[2]
+    app = lab.app(second)
+    pod = capture.enrol(second.network())
+    try:
+        for listener in (pod.outbound, pod.inbound, pod.hbone):
+            listener.close()
+        dropped = capture.counters()["dropped"]
+        assert app.call(apps.outcome, Dial(other_pod(lab, 4))) == "timeout"
+        assert app.call(apps.outcome, Dial(other_pod(lab, 6))) == "ECONNREFUSED"
+        assert capture.counters()["dropped"] >= dropped + 2
+        waiting = app.start(apps.exchange, Dial(other_pod(lab, 4)))
+        again = capture.enrol(second.network())
+        lab.servers.serve(again.outbound, "second")
+        ok, answer = waiting()
+        assert ok, answer
+        assert answer.tag == "second"
+        assert again.slot == pod.slot
+    finally:
+        capture.withdraw(pod)
+        lab.servers.forget("second")
+
+
+def test_counters_count_what_was_captured(lab: Lab, capture: Capture, app: App) -> None:
+    before = capture.counters()
+    app.call(apps.exchange, Dial(VIPS[4]))
+    after = capture.counters()
+    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {
+        "captured": 1,
+        "outbound": 1,
+    }
+
+
+def test_listeners_take_v4_and_v6(enrolled: EnrolledPod) -> None:
+    for listener in (enrolled.outbound, enrolled.inbound, enrolled.hbone):
+        assert listener.family == socket.AF_INET6
+        assert not listener.getblocking()

@@ -1,0 +1,68 @@
+"""A local mesh whose agents run with SAME_NODE_ENCRYPTION=never."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemonset.local import cleanup
+from ebpf.capture import Capture
+from tests.netns.agent.conftest import AgentMesh, enrolled, manifests, pod
+from tests.netns.capture.lab import Lab
+from tests.netns.local.conftest import make_mesh, wait_until
+
+
+def counters(agents: AgentMesh, node: str = "n1") -> dict[str, int]:
+    """The kernel's counters of capture."""
+    text = agents.curl_node(node, "http://127.0.0.1:15020/metrics")
+    rows = [row for row in text.splitlines() if row.startswith("ambient_capture_total{")]
+    return {row.split('"')[1]: int(float(row.rpartition(" ")[2])) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def never(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentMesh]:
+    """client, guest and near on n1 (near with a service), echo on n2, a stranger outside the mesh."""
+    mesh = make_mesh(tmp_path_factory.mktemp("direct"))
+    mesh.flags = ()
+    manifests(mesh)
+    mesh.write("nearby.yaml", pod("other", "n1", "sleep infinity"))
+    with pytest.MonkeyPatch.context() as patch:
+        agent = f"/usr/bin/env SAME_NODE_ENCRYPTION=never {sys.executable} -m ztunnel"
+        patch.setenv("AMBIENT_AGENT_COMMAND", agent)
+        try:
+            mesh.up()
+            made = AgentMesh(mesh)
+            wait_until("pods enrolled", lambda: enrolled(mesh) >= 5, 30)
+            wait_until("the direct path is in use", lambda: _goes_direct(made), 20)
+            yield made
+        finally:
+            logs = Path("/run/ambientlite") / mesh.name / "logs"
+            for log in sorted(logs.glob("ztunnel*.log")):
+                print(f"== {log.name}\n{log.read_text()[-8000:]}")
+            cleanup.clean(mesh.name)
+
+
+def _goes_direct(agents: AgentMesh) -> bool:
+    before = counters(agents).get("direct", 0)
+    agents.talk("shop/client", "near.shop", 70, "ready?")
+    return counters(agents).get("direct", 0) > before
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as built:
+        yield built
+
+
+@pytest.fixture
+def capture(lab: Lab) -> Iterator[Capture]:
+    made = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    yield made
+    made.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)

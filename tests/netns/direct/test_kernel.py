@@ -1,0 +1,336 @@
+"""The direct path in the kernel: what goes direct, what does not, what is told of it, how it is ended."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import pytest
+
+from ebpf import bpf, direct, loader
+from ebpf.capture import Capture, EnrolledPod
+from ebpf.pairs import Backend, DirectEvent, Endpoint, PairKey, What
+from tests.netns.capture import apps
+from tests.netns.capture.apps import MPTCP, Dial
+from tests.netns.capture.lab import App, Lab, wait_for
+
+pytestmark = pytest.mark.root
+
+versions = pytest.mark.parametrize("version", [4, 6])
+VIPS = {4: "10.96.0.9", 6: "fd00:96::9"}
+PORT = 7070
+
+
+@dataclass
+class Bench:
+    """Two enrolled pods, a third that is not; applications on PORT in each; the first may talk to the second."""
+
+    lab: Lab
+    capture: Capture
+    source: EnrolledPod
+    target: EnrolledPod
+    client: App
+    server: App
+    stranger: App
+
+    def own(self, version: int) -> tuple[str, int]:
+        return self.lab.pods[1].own(version), PORT
+
+    def pairs(self) -> dict[PairKey, Backend]:
+        found = {}
+        for version in (4, 6):
+            backend = Backend(self.target.slot, _end(*self.own(version)))
+            for asked in (self.own(version), (VIPS[version], 80), (self.own(version)[0], 9)):
+                port = 9 if asked[1] == 9 else PORT
+                found[PairKey(self.source.slot, _end(*asked))] = Backend(
+                    backend.slot, Endpoint(backend.address.ip, port)
+                )
+        return found
+
+    def events(self, *wanted: What) -> list[DirectEvent]:
+        """Wait until just these have happened."""
+        found: list[DirectEvent] = []
+
+        def look() -> bool:
+            found.extend(self.capture.direct.take())
+            return len(found) >= len(wanted)
+
+        wait_for(look, f"events {wanted}, seen {[event.what.name for event in found]}")
+        assert sorted(event.what for event in found) == sorted(wanted)
+        return found
+
+    def ask(self, version: int, port: int = PORT, **how: object) -> apps.Answer:
+        return self.client.call(apps.exchange, Dial((self.own(version)[0], port), **how))  # type: ignore[arg-type]
+
+
+def _end(ip: str, port: int) -> Endpoint:
+    return Endpoint(ip_address(ip), port)
+
+
+@pytest.fixture(scope="module")
+def made(lab: Lab) -> Iterator[Bench]:
+    capture = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    first, second = (capture.enrol(pod.network()) for pod in lab.pods[:2])
+    lab.servers.serve(first.outbound, "outbound")
+    lab.servers.serve(second.inbound, "inbound")
+    found = [lab.app(pod) for pod in lab.pods]
+    for app in found:
+        app.call(apps.serve, PORT, "app")
+    capture.direct.enable()
+    yield Bench(lab, capture, first, second, *found)
+    capture.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.fixture
+def bench(made: Bench) -> Bench:
+    """With its pairs in force, and no events left over from another test."""
+    made.capture.direct.suspend()
+    made.capture.direct.set_pairs(made.pairs())
+    made.capture.direct.renew(60)
+    while made.capture.direct.take():
+        pass
+    return made
+
+
+# What goes direct
+
+
+@versions
+def test_allowed_pair_talks_without_the_proxy(bench: Bench, version: int) -> None:
+    answer = bench.ask(version)
+    assert answer.tag == "app"
+    assert answer.client_peer == bench.own(version)
+    assert answer.server_peer == answer.client_local
+    assert answer.client_local[0] == bench.lab.pods[0].own(version)
+
+
+@versions
+def test_service_address_goes_to_the_backend_and_is_what_the_client_sees(bench: Bench, version: int) -> None:
+    answer = bench.client.call(apps.exchange, Dial((VIPS[version], 80)))
+    assert (answer.tag, answer.server_local) == ("app", bench.own(version))
+    assert answer.client_peer == (VIPS[version], 80)
+    assert answer.server_peer == answer.client_local
+
+
+def test_v4_mapped_sockets_go_direct(bench: Bench) -> None:
+    assert bench.client.call(apps.exchange, Dial(bench.own(4), mapped=True)).tag == "app"
+    answer = bench.client.call(apps.exchange, Dial((VIPS[4], 80), mapped=True))
+    assert (answer.tag, answer.client_peer) == ("app", (VIPS[4], 80))
+
+
+@versions
+@pytest.mark.parametrize("how", ["nonblocking", "fastopen-sendto", "fastopen-connect"])
+def test_whatever_the_call_it_goes_direct(bench: Bench, version: int, how: str) -> None:
+    assert bench.ask(version, how=how).tag == "app"
+
+
+@versions
+def test_closed_port_is_refused_as_without_a_mesh(bench: Bench, version: int) -> None:
+    dial = Dial((bench.own(version)[0], 9))
+    assert bench.client.call(apps.outcome, dial) == "ECONNREFUSED"
+    begun, closed = bench.events(What.BEGUN, What.CLIENT_CLOSED)
+    assert (closed.established, closed.sent, closed.cookie) == (False, 0, begun.cookie)
+
+
+# What does not
+
+
+@versions
+def test_what_is_no_pair_goes_to_the_proxy(bench: Bench, version: int) -> None:
+    assert bench.ask(version, 8081).tag == "outbound"
+    assert bench.client.call(apps.exchange, Dial((VIPS[version], 81))).tag == "outbound"
+    assert bench.events() == []
+
+
+@versions
+def test_pair_that_was_removed_goes_to_the_proxy(bench: Bench, version: int) -> None:
+    assert bench.ask(version).tag == "app"
+    bench.capture.direct.set_pairs({}, bench.pairs())
+    assert bench.ask(version).tag == "outbound"
+    assert bench.client.call(apps.exchange, Dial((VIPS[version], 80))).tag == "outbound"
+
+
+@versions
+def test_pair_that_goes_before_the_syn_leaves_sends_it_to_the_proxy(bench: Bench, version: int) -> None:
+    before = bench.capture.counters()
+    bench.client.call(apps.hold_deferred, "stays", Dial((VIPS[version], 80)))
+    assert bench.client.call(apps.ask_held, "stays").tag == "app"
+    bench.client.call(apps.hold_deferred, "goes", Dial(bench.own(version)))
+    bench.client.call(apps.hold_deferred, "away", Dial((VIPS[version], 80)))
+    bench.capture.direct.set_pairs({}, bench.pairs())
+    for name in ("goes", "away"):
+        assert bench.client.call(apps.ask_held, name).tag == "outbound"
+    assert bench.capture.counters()["fallen_back"] == before["fallen_back"] + 2
+    assert [live.asked for live in bench.capture.direct.live()] == [_end(VIPS[version], 80)]
+    bench.events(What.BEGUN, What.BEGUN, What.FELL_BACK, What.BEGUN, What.FELL_BACK)
+    for name in ("stays", "goes", "away"):
+        bench.client.call(apps.drop_held, name)
+
+
+@versions
+def test_pairs_do_not_count_when_the_agent_stops_renewing(bench: Bench, version: int) -> None:
+    bench.capture.direct.renew(0.2)
+    deadline = time.monotonic() + 0.3
+    wait_for(lambda: time.monotonic() > deadline, "the lease is over")
+    assert bench.ask(version).tag == "outbound"
+
+
+@versions
+def test_pod_that_is_not_enrolled_reaches_the_proxy_not_the_application(bench: Bench, version: int) -> None:
+    assert bench.stranger.call(apps.exchange, Dial(bench.own(version))).tag == "inbound"
+
+
+@versions
+def test_spoofed_source_does_not_reach_the_application(bench: Bench, version: int) -> None:
+    """Neither from elsewhere, nor on the tuple of an open connection, nor by the pod that has the permission."""
+    client = bench.lab.pods[0].own(version)
+    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 40001)) != "app"
+    bench.client.call(apps.hold, "real", Dial(bench.own(version), source=(client, 40002)))
+    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 40002)) != "app"
+    assert bench.client.call(apps.ask_held, "real").tag == "app"
+    bench.client.call(apps.drop_held, "real")
+    before = bench.capture.counters()["fallen_back"]
+    foreign = bench.lab.pods[2].own(version)
+    assert bench.client.call(apps.spoof, bench.own(version), (foreign, 40003)) != "app"
+    assert bench.capture.counters()["fallen_back"] == before + 1
+
+
+def test_socket_bound_to_a_device_goes_to_the_proxy(bench: Bench) -> None:
+    assert bench.ask(4, device="eth0").tag == "outbound"
+
+
+@versions
+def test_mptcp_connection_goes_direct_and_is_told_of(bench: Bench, version: int) -> None:
+    answer = bench.ask(version, protocol=MPTCP)
+    assert answer.tag == "app"
+    events = bench.events(What.BEGUN, What.CLIENT_CLOSED, What.SERVER_CLOSED)
+    told = f"app|{' '.join(map(str, answer.server_local))}|{' '.join(map(str, answer.server_peer))}"
+    sent = {event.what: event.sent for event in events}
+    assert sent == {What.BEGUN: 0, What.CLIENT_CLOSED: 1, What.SERVER_CLOSED: len(told)}
+
+
+@versions
+def test_socket_used_again_asks_again(bench: Bench, version: int) -> None:
+    own = bench.own(version)[0]
+    _, answer = bench.client.call(apps.connect_twice, Dial((own, PORT)), Dial((own, 8081)))
+    assert (answer.tag, answer.client_peer) == ("outbound", (own, 8081))
+    _, answer = bench.client.call(apps.connect_twice, Dial((own, 8081)), Dial((VIPS[version], 80)))
+    assert (answer.tag, answer.client_peer) == ("app", (VIPS[version], 80))
+
+
+def test_pod_that_left_is_part_of_no_pair_and_its_open_connections_go_on(bench: Bench) -> None:
+    lab, capture = bench.lab, bench.capture
+    third = capture.enrol(lab.pods[2].network())
+    backend = Backend(third.slot, _end(lab.pods[2].v4, PORT))
+    capture.direct.set_pairs({PairKey(bench.source.slot, backend.address): backend})
+    dial = Dial((lab.pods[2].v4, PORT))
+    bench.client.call(apps.hold, "open", dial)
+    assert bench.capture.withdraw(third) is True
+    assert all(third.slot not in (key.slot, to.slot) for key, to in capture.direct.pairs.items())
+    assert bench.client.call(apps.ask_held, "open").tag == "app"
+    assert bench.client.call(apps.exchange, dial).tag == "outbound"
+    capture.direct.set_pairs({PairKey(bench.source.slot, backend.address): backend})
+    assert bench.client.call(apps.exchange, dial).tag == "outbound"
+    bench.client.call(apps.drop_held, "open")
+
+
+def test_without_enabling_nothing_is_attached(lab: Lab, bench: Bench) -> None:
+    links = loader.layout_dir(lab.pin_dir)
+    assert {f"link_{name}" for name in loader.DIRECT_PROGRAMS} <= {path.name for path in links.iterdir()}
+    bench.capture.direct.disable()
+    try:
+        names = {path.name for path in links.iterdir() if not path.name.startswith("map_")}
+        assert names == {"link_connect4", "link_connect6", "pod_0", "pod_1"}
+        assert bench.ask(4).tag == "outbound"
+    finally:
+        bench.capture.direct.enable()
+
+
+# What is told
+
+
+@versions
+@pytest.mark.parametrize("who", ["client", "server", "half"])
+def test_bytes_are_exact_whoever_closes_first(bench: Bench, version: int, who: str) -> None:
+    size = 1_000_000
+    bench.client.call(apps.hold_silent, "bulk", Dial(bench.own(version)))
+    if who == "half":
+        assert bench.client.call(apps.half_close, "bulk", size) == size
+    else:
+        assert bench.client.call(apps.push_and_pull, "bulk", size) == size
+        bench.client.call(apps.drop_held, "bulk")
+    begun, *closed = bench.events(What.BEGUN, What.CLIENT_CLOSED, What.SERVER_CLOSED)
+    sent = {event.what: event.sent for event in closed}
+    assert sent == {What.CLIENT_CLOSED: size, What.SERVER_CLOSED: size}
+    client = next(event for event in closed if event.what is What.CLIENT_CLOSED)
+    assert (client.established, client.connection.accepted, client.cookie) == (True, True, begun.cookie)
+    assert client.at > begun.at
+    assert begun.connection.ends.server == _end(*bench.own(version))
+    assert bench.capture.direct.live() == []
+
+
+@versions
+def test_live_connections_and_their_bytes_are_known(bench: Bench, version: int) -> None:
+    bench.client.call(apps.hold_silent, "live", Dial((VIPS[version], 80)))
+    assert bench.client.call(apps.push_and_pull, "live", 5000) == 5000
+    (live,) = bench.capture.direct.live()
+    assert live.asked == _end(VIPS[version], 80)
+    assert (live.from_slot, live.to_slot) == (bench.source.slot, bench.target.slot)
+    counts = direct.byte_counts(bench.lab.pods[0].fd)
+    assert counts[live.cookie] == (5000, 5000)
+    bench.client.call(apps.drop_held, "live")
+
+
+# How it is ended
+
+
+@versions
+def test_revocation_ends_just_the_connection_at_both_ends(bench: Bench, version: int) -> None:
+    for name in ("kept", "ended"):
+        bench.client.call(apps.hold, name, Dial(bench.own(version)))
+    before = len(bench.server.call(apps.how_served_ended))
+    kept, ended = sorted(bench.capture.direct.live(), key=lambda live: live.began)
+    assert direct.destroy(bench.lab.pods[0].fd, ended) is True
+    assert bench.client.call(apps.end_held, "ended") == "ECONNABORTED"
+    wait_for(lambda: len(bench.server.call(apps.how_served_ended)) > before, "the server was reset")
+    assert bench.server.call(apps.how_served_ended)[-1] == "ECONNRESET"
+    assert direct.destroy(bench.lab.pods[0].fd, ended) is False
+    assert bench.client.call(apps.ask_held, "kept").tag == "app"
+    assert [live.cookie for live in bench.capture.direct.live()] == [kept.cookie]
+    bench.client.call(apps.drop_held, "kept")
+
+
+def test_full_event_queue_sends_connections_to_the_proxy(bench: Bench) -> None:
+    fd = bench.capture._kernel.maps["direct_events"]
+    assert bench.client.call(apps.exchange, Dial(bench.own(4))).tag == "app"
+    entry = bpf._bytes(bytes(bpf.map_info(fd).value_size))
+    attributes = struct.pack("=IxxxxQQQ", fd, 0, bpf._address(entry), 0)
+
+    def fill() -> None:
+        for _ in range(20_000):
+            bpf._bpf(bpf.Command.MAP_UPDATE, attributes)
+
+    with pytest.raises(OSError, match="too long"):
+        fill()
+    assert bench.ask(4).tag == "outbound"
+    assert bench.capture.direct.live() == []
+    while bpf.queue_take(fd, bpf.map_info(fd).value_size):
+        pass
+
+
+def test_new_agent_starts_without_pairs(lab: Lab, bench: Bench) -> None:
+    second = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    assert bench.ask(4).tag == "outbound"
+    assert bench.capture.direct.audit() == len(bench.pairs())
+    bench.capture.direct.renew(60)
+    assert bench.ask(4).tag == "app"
+    second.close()

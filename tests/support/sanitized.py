@@ -1,0 +1,82 @@
+"""The engine under a sanitizer: `AMBIENT_SANITIZE=address` (or `thread`) for any test run.
+
+Engine hosts then load an extension built with that sanitizer. Limits on CPU time and memory do not hold in such
+a run; what counts is that no report is printed and no host ends.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+ENGINE = PROJECT / "hbone" / "engine"
+KINDS = {"address": "address,undefined", "thread": "thread"}
+LIBRARIES = {"address": "libasan.so", "thread": "libtsan.so"}
+
+
+def kind() -> str:
+    """The sanitizer asked for; "" for none."""
+    return os.environ.get("AMBIENT_SANITIZE", "")
+
+
+def extension(wanted: str) -> Path:
+    """Build `hbone._engine` with the sanitizer unless it is there and newer than its sources."""
+    out = PROJECT / "build" / f"sanitize-{wanted}" / "_engine.so"
+    sources = sorted(ENGINE.glob("*.c"))
+    newest = max(path.stat().st_mtime for path in [*sources, *ENGINE.glob("*.h")])
+    if not out.exists() or out.stat().st_mtime < newest:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        flags = [
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            "-g",
+            "-O1",
+            "-fno-omit-frame-pointer",
+            "-fPIC",
+            "-shared",
+            "-pthread",
+        ]
+        include = f"-I{sysconfig.get_paths()['include']}"
+        command = ["gcc", *flags, f"-fsanitize={KINDS[wanted]}", include, *map(str, sources), "-o", str(out)]
+        subprocess.run([*command, "-lssl", "-lcrypto"], check=True)
+    return out
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that is to load it."""
+    wanted = kind()
+    if not wanted:
+        return dict(os.environ)
+    name = LIBRARIES[wanted]
+    library = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return {
+        **os.environ,
+        "AMBIENT_ENGINE_EXTENSION": str(extension(wanted)),
+        "LD_PRELOAD": library.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "TSAN_OPTIONS": "halt_on_error=0:exitcode=66",
+        "PYTHONMALLOC": "malloc",
+    }
+
+
+def load() -> None:
+    """In that process, before `hbone.engine` is imported."""
+    import importlib.util
+    import sys
+
+    path = os.environ.get("AMBIENT_ENGINE_EXTENSION")
+    if not path:
+        return
+    import hbone
+
+    spec = importlib.util.spec_from_file_location("hbone._engine", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hbone._engine"] = module
+    spec.loader.exec_module(module)
+    hbone._engine = module  # type: ignore[attr-defined]

@@ -1,0 +1,398 @@
+"""Puts the parts together and starts them in order.
+
+configuration, capabilities, ports, capture (with its self-test), engine; then xDS; when the first state is here,
+ZDS: no pod is enrolled before the agent knows whom it may talk to.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from ebpf import netns
+from ebpf.capture import Capture, PodNetwork
+from hbone.engine import Engine, EngineConfig
+from hbone.spiffe import SpiffeId
+from hbone.svid import Svid
+from istiodlite.api.discovery_pb2 import Node
+from ztunnel import http1, pages, telemetry
+from ztunnel.accesslog import AccessLog
+from ztunnel.capabilities import cgroup2_mount, missing_capabilities
+from ztunnel.carry import Carrier
+from ztunnel.config import Config, Endpoint
+from ztunnel.control_plane import ControlPlane
+from ztunnel.crl import CrlFile
+from ztunnel.direct.keeper import Keeper, Scissors
+from ztunnel.enrol.pods import Pods
+from ztunnel.enrol.zds import ZdsClient
+from ztunnel.flows.redecide import Redecider
+from ztunnel.flows.registry import Registry
+from ztunnel.identity.ca import CaClient
+from ztunnel.identity.manager import CertificateRefused, IdentityManager
+from ztunnel.inbound import Inbound
+from ztunnel.logs import LineWriter, fields
+from ztunnel.metrics import Metrics
+from ztunnel.outbound import Outbound
+from ztunnel.pump import Pump
+from ztunnel.readiness import Readiness
+from ztunnel.resolver import Resolver
+from ztunnel.state.model import TunnelProtocol
+from ztunnel.state.snapshot import Changes, Snapshot
+from ztunnel.store import Store
+from ztunnel.xds.client import XdsClient
+from ztunnel.xds.delta import DeltaSession
+
+__all__ = ["Agent", "StartError", "cgroup_of", "run"]
+
+_log = logging.getLogger("ztunnel.app")
+_COUNTERS = 1.0
+_EVENT_HOLD = 0.005
+_LAST_ACCEPTS = 0.3
+
+
+class StartError(Exception):
+    """The agent cannot start; one line with advice."""
+
+
+class _EngineIdentities:
+    """Hands certificates to the engine."""
+
+    def __init__(self, engine: Engine, aliases: tuple[str, ...]) -> None:
+        self._engine, self._aliases = engine, aliases
+
+    def set_identity(self, number: int, svid: Svid) -> None:
+        domains = tuple(dict.fromkeys((svid.identity.trust_domain, *self._aliases)))
+        self._engine.set_identity(number, svid.chain_pem, svid.key_pem, svid.roots_pem, domains)
+
+    def drop_identity(self, number: int) -> None:
+        self._engine.drop_identity(number)
+
+
+class _NoAuthority:
+    async def issue(self, identity: SpiffeId) -> Svid:
+        raise CertificateRefused(f"no certificate for {identity}: CA_ADDRESS is empty")
+
+
+def cgroup_of(config: Config) -> Path:
+    """The cgroup2 directory to attach to; raises StartError."""
+    found = config.cgroup or cgroup2_mount(Path("/proc/mounts").read_text())
+    if found is None:
+        raise StartError("no cgroup2 hierarchy is mounted; mount one or set AMBIENT_CGROUP")
+    return found
+
+
+def check_capabilities() -> None:
+    """Raise StartError unless the process may capture connections."""
+    missing = missing_capabilities(Path("/proc/self/status").read_text())
+    if missing:
+        raise StartError(
+            f"capabilities missing: {', '.join(missing)}; run as root or grant them in the pod spec"
+        )
+
+
+def _engine_config(config: Config) -> EngineConfig:
+    return EngineConfig(
+        workers=config.workers or min(2, os.cpu_count() or 1),
+        event_hold=_EVENT_HOLD,
+        stream_window_max=config.stream_window,
+        connection_window_max=config.connection_window,
+        pool_streams=config.pool_max_streams,
+        pool_idle_timeout=config.pool_idle,
+    )
+
+
+def _node(config: Config) -> Node:
+    node = Node(id=config.node_id)
+    node.metadata.update(
+        {
+            "CLUSTER_ID": config.cluster_id,
+            "NAME": config.pod_name,
+            "NAMESPACE": config.pod_namespace,
+            "INSTANCE_IPS": config.instance_ip,
+            "NODE_NAME": config.node_name,
+            **config.proxy_metadata,
+        }
+    )
+    return node
+
+
+def _control_plane(config: Config, endpoint: Endpoint, *, ca: bool) -> ControlPlane:
+    return ControlPlane(
+        endpoint,
+        root_ca=config.ca_root_ca if ca else config.xds_root_ca,
+        server_name=config.alt_ca_hostname if ca else config.alt_xds_hostname,
+        token=config.auth_token,
+        cluster_id=config.cluster_id,
+        headers=config.ca_headers if ca else config.xds_headers,
+    )
+
+
+class Agent:
+    """Every part of the agent, connected. run() starts them; stop() begins the drain."""
+
+    def __init__(
+        self, config: Config, *, capture: Capture, engine: Engine, writer: LineWriter, version: str
+    ) -> None:
+        self.config, self.capture, self.engine, self.version = config, capture, engine, version
+        self.store = Store(config.node_name)
+        self.metrics = Metrics(str(config.proxy_metadata.get("ISTIO_VERSION", "")) or version)
+        self.access_log = AccessLog(writer, as_json=config.log_format == "json")
+        self.flows = Registry(self.metrics.traffic, self.access_log, monotonic=trio.current_time)
+        self.carrier = Carrier(engine, self.flows, monotonic=trio.current_time)
+        scissors = Scissors(engine, lambda: self.direct)
+        self.redecider = Redecider(
+            self.flows, scissors, lambda: self.store.snapshot, grace=config.policy_wait
+        )
+        self.xds = self._xds()
+        self.identities = self._identities()
+        self.pods = Pods(
+            capture=capture,
+            engine=engine,
+            identities=self.identities,
+            network_of=self._network_of,
+            trust_domain_of=self._trust_domain_of,
+        )
+        self.zds = ZdsClient(config.inpod_uds, self.pods) if config.inpod_uds is not None else None
+        self.pump = self._pump()
+        self.crl = CrlFile(config.crl_path, engine) if config.crl_path is not None else None
+        self.readiness = self._readiness()
+        self._stopping = trio.Event()
+        self.metrics.traffic.shows_path = not config.same_node_encryption
+        self.direct = Keeper(
+            capture.direct,
+            self.pods,
+            self.flows,
+            self.access_log,
+            enabled=not config.same_node_encryption,
+            network=config.network,
+            current=lambda: self.store.snapshot,
+            monotonic=trio.current_time,
+        )
+        # First: the redecider has to find the connections that were begun until now.
+        self.store.subscribe(self.direct.changed)
+        self.store.subscribe(self.redecider.changed)
+        self.store.subscribe(self._local_pods_changed)
+        self._watch(writer)
+
+    # Building
+
+    def _xds(self) -> XdsClient | None:
+        endpoint = self.config.xds_address
+        if endpoint is None:
+            return None
+        session = DeltaSession(_node(self.config), on_demand=self.config.xds_on_demand)
+        return XdsClient(_control_plane(self.config, endpoint, ca=False), session, self.store)
+
+    def _identities(self) -> IdentityManager:
+        endpoint = self.config.ca_address
+        sink = _EngineIdentities(self.engine, self.config.trust_domain_aliases)
+        if endpoint is None:
+            return IdentityManager(_NoAuthority(), sink)
+        ca = CaClient(_control_plane(self.config, endpoint, ca=True), ttl=self.config.secret_ttl)
+        return IdentityManager(ca, sink)
+
+    def _pump(self) -> Pump:
+        outbound = Outbound(
+            carrier=self.carrier,
+            store=self.store,
+            identities=self.identities,
+            config=self.config,
+            ask=self.xds.ask if self.xds is not None and self.config.xds_on_demand else None,
+            resolve=Resolver(),
+        )
+        return Pump(
+            engine=self.engine,
+            pods=self.pods,
+            outbound=outbound,
+            inbound=Inbound(carrier=self.carrier, store=self.store, config=self.config),
+            flows=self.flows,
+            access_log=self.access_log,
+        )
+
+    def _readiness(self) -> Readiness:
+        readiness = Readiness()
+        readiness.require("shutdown", lambda: not self._stopping.is_set())
+        if self.xds is not None:
+            readiness.require("state manager", self.xds.ready.is_set)
+        if self.zds is not None:
+            readiness.require("proxy manager", lambda: self.pods.is_connected and self.pods.snapshot_done)
+            readiness.require("pending pods", lambda: not self.pods.pending)
+        readiness.require("revocation lists", lambda: self.crl is None or self.crl.usable)
+        readiness.require("certificates", lambda: not any(held.expired for held in self.identities.held()))
+        return readiness
+
+    def _watch(self, writer: LineWriter) -> None:
+        if self.xds is not None:
+            telemetry.watch_control_plane(self.metrics, self.xds, lambda: self.store.snapshot.version)
+        telemetry.watch_pods(self.metrics, self.pods, self.zds)
+        telemetry.watch_identities(self.metrics, self.identities)
+        telemetry.watch_flows(self.metrics, self.flows, self.carrier, self.redecider, self.pump)
+        telemetry.watch_engine(self.metrics, self.engine)
+        telemetry.watch_capture(self.metrics, self.capture)
+        telemetry.watch_log(self.metrics, writer)
+        telemetry.watch_tasks(self.metrics)
+
+    # What the parts ask of each other
+
+    def _network_of(self, netns_fd: int) -> PodNetwork:
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            node_addresses = netns.addresses(home)
+        finally:
+            os.close(home)
+        return PodNetwork(
+            netns_fd,
+            netns.addresses(netns_fd),
+            node_addresses,
+            exempt_inbound_ports=self.config.exempt_inbound,
+            exempt_outbound_ports=self.config.exempt_outbound,
+        )
+
+    def _trust_domain_of(self, namespace: str, name: str, service_account: str) -> str:
+        workload = self.store.snapshot.local_workload(namespace, service_account, name)
+        return workload.trust_domain if workload is not None else self.config.trust_domain
+
+    def _local_pods_changed(self, changes: Changes, snapshot: Snapshot) -> None:
+        """Certificates for this node's pods are fetched before the first connection asks for them."""
+        for uid in changes.workloads:
+            workload = snapshot.workload(uid)
+            meshed = workload is not None and (
+                workload.tunnel_protocol is TunnelProtocol.HBONE or workload.native_tunnel
+            )
+            if workload is not None and meshed and workload.node == self.config.node_name:
+                self.identities.hold(f"workload {uid}", workload.identity)
+            else:
+                self.identities.release(f"workload {uid}")
+        if changes.workloads:
+            self.pods.refresh_identities()
+
+    # Life
+
+    def stop(self) -> None:
+        """Begin the drain; run() returns when it is over."""
+        self._stopping.set()
+
+    async def run(self, listeners: pages.Listeners) -> None:
+        """Serve until stop(), then drain."""
+        async with trio.open_nursery() as nursery:
+            served = await nursery.start(pages.serve, listeners, self._handlers())
+            if self.crl is not None:
+                await nursery.start(self.crl.run)  # before anybody may connect
+            for part in (self.store.run, self.identities.run, self.carrier.run, self.redecider.run):
+                nursery.start_soon(part)
+            nursery.start_soon(self.pump.run)
+            nursery.start_soon(self._count)
+            nursery.start_soon(self.direct.run)
+            enrolment = await nursery.start(self._enrolment)
+            nursery.start_soon(self._signals)
+            await self._stopping.wait()
+            enrolment.cancel()
+            # A successor that shares the ports answers from now on.
+            served.cancel()
+            await self._drain()
+            nursery.cancel_scope.cancel()
+
+    def _handlers(self) -> dict[str, http1.Handler]:
+        view = pages.View(
+            config=self.config,
+            version=self.version,
+            engine=self.engine,
+            store=self.store,
+            identities=self.identities,
+            pods=self.pods,
+            flows=self.flows,
+            metrics=self.metrics,
+            readiness=self.readiness,
+            stop=self.stop,
+        )
+        return pages.handlers(view)
+
+    async def _count(self) -> None:
+        while True:
+            await trio.sleep(_COUNTERS)
+            self.flows.count(self.engine.counters())
+
+    async def _enrolment(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        gc.disable()
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            async with trio.open_nursery() as nursery:
+                if self.xds is not None:
+                    nursery.start_soon(self.xds.run)
+                    await self.xds.ready.wait()
+                _settle_memory()
+                nursery.start_soon(self.pods.retry)
+                nursery.start_soon(self.pods.follow_addresses)
+                nursery.start_soon(self.pods.release_left)
+                if self.zds is not None:
+                    nursery.start_soon(self.zds.run)
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                if self._stopping.is_set():
+                    _log.warning("second signal, leaving at once")
+                    os._exit(1)
+                _log.info("draining", extra=fields(signal=signal.Signals(number).name))
+                self.stop()
+
+    async def _drain(self) -> None:
+        """Let connections end by themselves until the deadline. Pods stay captured for the next agent."""
+        deadline = self.config.drain_deadline
+        # Where a successor listens already, what still waits in our queues is all that will ever come.
+        await trio.sleep(min(_LAST_ACCEPTS, deadline / 2))
+        self.direct.retire()
+        self.engine.drain_all()
+        self.engine.flush()
+        self.pods.stop_accepting()
+        with trio.move_on_after(deadline):
+            while len(self.flows) or self.engine.stats()["flows_live"]:
+                await trio.sleep(0.05)
+        left = len(self.flows) - self.direct.live.flows
+        _log.info("drained", extra=fields(cut=left, deadline=f"{deadline:g}s"))
+        await trio.to_thread.run_sync(self.engine.stop)
+        while self.pump.turn():
+            pass
+
+
+def _settle_memory() -> None:
+    """The first state stays for long: the garbage collector need not walk it again and again, nor stop the
+    loop while it is being built."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    gc.enable()
+
+
+async def run(config: Config, writer: LineWriter, version: str) -> None:
+    """Start the agent and stay until it is told to leave; raises StartError, CaptureError or BindError."""
+    began = datetime.now(UTC)
+    check_capabilities()
+    listeners = pages.open_ports(config)
+    opening = functools.partial(
+        Capture.open, cgroup=cgroup_of(config), pin_dir=config.pin_dir, agent_pid=os.getpid()
+    )
+    capture = await trio.to_thread.run_sync(opening)
+    try:
+        engine = Engine(_engine_config(config))
+        try:
+            agent = Agent(config, capture=capture, engine=engine, writer=writer, version=version)
+            took = (datetime.now(UTC) - began).total_seconds()
+            _log.info(
+                "agent started",
+                extra=fields(
+                    version=version, node=config.node_name, capture=capture.variant, took=f"{took:.2f}s"
+                ),
+            )
+            await agent.run(listeners)
+        finally:
+            engine.stop()
+    finally:
+        capture.close()

@@ -1,0 +1,385 @@
+"""Settings of the node agent: one table, read from the environment once at start.
+
+Names are Istio's where Istio has the setting. A value that cannot be read is a ConfigError of one line that
+names the variable and says what is expected; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = ["SETTINGS", "Config", "ConfigError", "Endpoint", "Setting", "describe", "load"]
+
+
+class ConfigError(Exception):
+    """A setting is missing or cannot be read. The text is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A gRPC server: `host:port`, with or without TLS."""
+
+    host: str
+    port: int
+    tls: bool = True
+
+    @property
+    def target(self) -> str:
+        """The address as grpcio takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _required(value: str) -> str:
+    if not value:
+        raise ValueError("must be set")
+    return value
+
+
+def _flag(value: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in known:
+        raise ValueError("must be true or false")
+    return known[value.lower()]
+
+
+def _port(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > 65535:
+        raise ValueError("must be a port, 0 to 65535")
+    return int(value)
+
+
+def _count(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+
+def _seconds(value: str) -> float:
+    """`90`, `90s`, `1m30s`, `250ms`, `24h` in seconds."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        return float(value)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise ValueError("must be a duration such as 90s, 5m or 24h")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _optional_seconds(value: str) -> float | None:
+    return _seconds(value) if value else None
+
+
+def _endpoint(value: str) -> Endpoint | None:
+    if not value:
+        return None
+    parts = urlsplit(value if "://" in value else f"https://{value}")
+    try:
+        port = parts.port or 15012
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise ValueError("must be https://host:port, or empty to switch it off")
+    return Endpoint(parts.hostname, port, parts.scheme == "https")
+
+
+def _path(value: str) -> Path:
+    return Path(value)
+
+
+def _optional_path(value: str) -> Path | None:
+    return Path(value) if value else None
+
+
+def _log_format(value: str) -> str:
+    if value not in ("plain", "json"):
+        raise ValueError("must be plain or json")
+    return value
+
+
+def _same_node(value: str) -> bool:
+    if value not in ("always", "never"):
+        raise ValueError("must be always or never")
+    return value == "always"
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _ports(value: str) -> frozenset[int]:
+    return frozenset(_port(name) for name in _names(value))
+
+
+def _orig_src(value: str) -> bool | None:
+    return _flag(value) if value else None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: the variable, where it goes, how it is read, what it means."""
+
+    env: str
+    field: str
+    parse: Callable[[str], Any]
+    default: str
+    doc: str
+    also: tuple[str, ...] = ()
+
+
+ROOT_CA = "./var/run/secrets/istio/root-cert.pem"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("NODE_NAME", "node_name", _required, "", "name of this node; pods of other nodes are not ours"),
+    Setting("POD_NAME", "pod_name", _text, "ztunnel", "name of the agent's own pod"),
+    Setting("POD_NAMESPACE", "pod_namespace", _text, "istio-system", "namespace of the agent's own pod"),
+    Setting("INSTANCE_IP", "instance_ip", _text, "1.1.1.1", "the agent's own address, part of its xDS id"),
+    Setting("SERVICE_ACCOUNT", "service_account", _text, "ztunnel", "service account of the agent's own pod"),
+    Setting(
+        "CLUSTER_ID", "cluster_id", _text, "Kubernetes", "id of this cluster", also=("ISTIO_META_CLUSTER_ID",)
+    ),
+    Setting("NETWORK", "network", _text, "", "network id of this node"),
+    Setting("CLUSTER_DOMAIN", "cluster_domain", _text, "cluster.local", "DNS domain of the cluster"),
+    Setting("TRUST_DOMAIN", "trust_domain", _text, "cluster.local", "trust domain until xDS names another"),
+    Setting(
+        "TRUST_DOMAIN_ALIASES", "trust_domain_aliases", _names, "", "more trust domains of peers (a,b,...)"
+    ),
+    Setting(
+        "XDS_ADDRESS",
+        "xds_address",
+        _endpoint,
+        "https://istiod.istio-system.svc:15012",
+        "control plane (xDS)",
+    ),
+    Setting("CA_ADDRESS", "ca_address", _endpoint, "", "certificate authority; empty: XDS_ADDRESS"),
+    Setting("XDS_ROOT_CA", "xds_root_ca", _text, ROOT_CA, "roots of the control plane: path, SYSTEM or PEM"),
+    Setting("CA_ROOT_CA", "ca_root_ca", _text, ROOT_CA, "roots of the CA: path, SYSTEM or PEM"),
+    Setting("ALT_XDS_HOSTNAME", "alt_xds_hostname", _text, "", "TLS name of the control plane"),
+    Setting("ALT_CA_HOSTNAME", "alt_ca_hostname", _text, "", "TLS name of the CA"),
+    Setting(
+        "AUTH_TOKEN",
+        "auth_token",
+        _text,
+        "./var/run/secrets/tokens/istio-token",
+        "bearer token: path (read again at each use) or literal; empty: none",
+    ),
+    Setting("XDS_ON_DEMAND", "xds_on_demand", _flag, "false", "ask for addresses when they are needed"),
+    Setting("SECRET_TTL", "secret_ttl", _seconds, "86400s", "life of a certificate to ask for"),
+    Setting(
+        "INPOD_UDS", "inpod_uds", _optional_path, "/var/run/ztunnel/ztunnel.sock", "ZDS socket; empty: none"
+    ),
+    Setting(
+        "ENABLE_ORIG_SRC", "orig_src", _orig_src, "", "apps see the client's address; empty: if possible"
+    ),
+    Setting(
+        "ENABLE_RESPONSE_BAGGAGE", "response_baggage", _flag, "true", "read baggage of peers and answer it"
+    ),
+    Setting("HTTP2_STREAM_WINDOW_SIZE", "stream_window", _count, "4194304", "largest stream window in bytes"),
+    Setting(
+        "HTTP2_CONNECTION_WINDOW_SIZE", "connection_window", _count, "16777216", "tunnel window in bytes"
+    ),
+    Setting("POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams", _count, "100", "streams in one tunnel"),
+    Setting("POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle", _seconds, "5m", "close tunnels unused this long"),
+    Setting("ZTUNNEL_WORKER_THREADS", "workers", _count, "0", "engine threads; 0: two, at most the CPUs"),
+    Setting(
+        "TERMINATION_GRACE_PERIOD_SECONDS",
+        "grace_period",
+        _optional_seconds,
+        "",
+        "as in the pod; the drain deadline is derived from it",
+    ),
+    Setting(
+        "CONNECTION_TERMINATION_DEADLINE",
+        "termination_deadline",
+        _optional_seconds,
+        "",
+        "how long connections may go on after SIGTERM; empty: from the grace period, else 5s",
+    ),
+    Setting("LOG_FORMAT", "log_format", _log_format, "plain", "plain or json"),
+    Setting("LOG_LEVEL", "log_level", _text, "info", "level, scope=level, ...", also=("RUST_LOG",)),
+    Setting("ADMIN_PORT", "admin_port", _port, "15000", "admin pages (loopback only)"),
+    Setting("STATS_PORT", "stats_port", _port, "15020", "metrics"),
+    Setting("READINESS_PORT", "readiness_port", _port, "15021", "readiness"),
+    Setting(
+        "WORKLOAD_WAIT", "workload_wait", _seconds, "5s", "wait for an own pod that xDS does not know yet"
+    ),
+    Setting(
+        "POLICY_WAIT",
+        "policy_wait",
+        _seconds,
+        "2s",
+        "wait for a policy that a workload lists; then it denies",
+    ),
+    Setting("CERTIFICATE_WAIT", "certificate_wait", _seconds, "5s", "wait for a certificate"),
+    Setting("CRL_PATH", "crl_path", _optional_path, "", "certificate revocation lists (PEM); watched"),
+    Setting(
+        "AMBIENT_CGROUP", "cgroup", _optional_path, "", "cgroup2 directory to attach to; empty: the mount"
+    ),
+    Setting(
+        "AMBIENT_PIN_DIR", "pin_dir", _path, "/sys/fs/bpf/ambientlite", "where maps and links stay (bpffs)"
+    ),
+    Setting(
+        "SAME_NODE_ENCRYPTION",
+        "same_node_encryption",
+        _same_node,
+        "always",
+        "always, or never: allowed pods of one node talk plain TCP in the kernel (docs/direct-path.md)",
+    ),
+    Setting(
+        "AMBIENT_TAKEOVER", "takeover", _flag, "false", "start beside a running agent and take over its pods"
+    ),
+    Setting("AMBIENT_EXEMPT_INBOUND_PORTS", "exempt_inbound", _ports, "", "ports never captured inbound"),
+    Setting("AMBIENT_EXEMPT_OUTBOUND_PORTS", "exempt_outbound", _ports, "", "ports never captured outbound"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting of SETTINGS, read. Durations in seconds, sizes in bytes."""
+
+    node_name: str
+    pod_name: str
+    pod_namespace: str
+    instance_ip: str
+    service_account: str
+    cluster_id: str
+    network: str
+    cluster_domain: str
+    trust_domain: str
+    trust_domain_aliases: tuple[str, ...]
+    xds_address: Endpoint | None
+    ca_address: Endpoint | None
+    xds_root_ca: str
+    ca_root_ca: str
+    alt_xds_hostname: str
+    alt_ca_hostname: str
+    auth_token: str
+    xds_on_demand: bool
+    secret_ttl: float
+    inpod_uds: Path | None
+    orig_src: bool | None
+    response_baggage: bool
+    stream_window: int
+    connection_window: int
+    pool_max_streams: int
+    pool_idle: float
+    workers: int
+    grace_period: float | None
+    termination_deadline: float | None
+    log_format: str
+    log_level: str
+    admin_port: int
+    stats_port: int
+    readiness_port: int
+    workload_wait: float
+    policy_wait: float
+    certificate_wait: float
+    crl_path: Path | None
+    cgroup: Path | None
+    pin_dir: Path
+    same_node_encryption: bool
+    takeover: bool
+    exempt_inbound: frozenset[int]
+    exempt_outbound: frozenset[int]
+    xds_headers: tuple[tuple[str, str], ...] = ()
+    ca_headers: tuple[tuple[str, str], ...] = ()
+    proxy_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def drain_deadline(self) -> float:
+        """Seconds that live connections get after SIGTERM (Istio's rule: the grace period less a margin)."""
+        if self.termination_deadline is not None:
+            return self.termination_deadline
+        if self.grace_period is None:
+            return 5.0
+        return self.grace_period - 5 if self.grace_period > 10 else max(1.0, self.grace_period - 1)
+
+    @property
+    def node_id(self) -> str:
+        """The xDS node id by which Istio's control plane knows a ztunnel."""
+        pod = f"{self.pod_name}.{self.pod_namespace}"
+        return f"ztunnel~{self.instance_ip}~{pod}~{self.pod_namespace}.svc.{self.cluster_domain}"
+
+    def shown(self) -> dict[str, Any]:
+        """The settings for config_dump, by variable; a literal token is not shown."""
+        rows = {row.env: getattr(self, row.field) for row in SETTINGS}
+        if len(self.auth_token) > 100 and "/" not in self.auth_token[:5]:
+            rows["AUTH_TOKEN"] = "(literal)"  # noqa: S105 - what is shown instead of one
+        return {name: _plain(value) for name, value in rows.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Endpoint):
+        return f"{'https' if value.tls else 'http'}://{value.target}"
+    if isinstance(value, (tuple, frozenset)):
+        return sorted(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _headers(environ: Mapping[str, str], prefix: str) -> tuple[tuple[str, str], ...]:
+    found = {name[len(prefix) :].lower(): value for name, value in environ.items() if name.startswith(prefix)}
+    return tuple(sorted((name, value) for name, value in found.items() if name))
+
+
+def _proxy_metadata(environ: Mapping[str, str]) -> dict[str, Any]:
+    """`ISTIO_META_X` and `ISTIO_METAJSON_X` become key X of the xDS node's metadata."""
+    metadata: dict[str, Any] = {}
+    for name, value in sorted(environ.items()):
+        if name.startswith("ISTIO_METAJSON_"):
+            try:
+                metadata[name.removeprefix("ISTIO_METAJSON_")] = json.loads(value)
+            except ValueError as error:
+                raise ConfigError(f"{name} must be JSON: {error}") from None
+        elif name.startswith("ISTIO_META_"):
+            metadata[name.removeprefix("ISTIO_META_")] = value
+    return metadata
+
+
+def load(environ: Mapping[str, str]) -> Config:
+    """Read every setting; raises ConfigError naming the first one that cannot be read."""
+    values: dict[str, Any] = {}
+    for row in SETTINGS:
+        name = next((name for name in (row.env, *row.also) if name in environ), row.env)
+        text = environ.get(name, row.default).strip()
+        try:
+            values[row.field] = row.parse(text)
+        except ValueError as error:
+            got = f", not {text!r}" if text else ""
+            raise ConfigError(f"{name} {error}{got}: {row.doc}") from None
+    values["ca_address"] = values["ca_address"] or values["xds_address"]
+    return Config(
+        **values,
+        xds_headers=_headers(environ, "XDS_HEADER_"),
+        ca_headers=_headers(environ, "CA_HEADER_"),
+        proxy_metadata=_proxy_metadata(environ),
+    )
+
+
+def describe() -> str:
+    """The table for `ztunnel --help`."""
+    width = max(len(row.env) for row in SETTINGS)
+    lines = [f"  {row.env:<{width}}  {row.doc}{_shown_default(row)}" for row in SETTINGS]
+    lines.append(f"  {'XDS_HEADER_x, CA_HEADER_x':<{width}}  more request headers")
+    lines.append(f"  {'ISTIO_META_x, ISTIO_METAJSON_x':<{width}}  metadata of the xDS node")
+    return "\n".join(lines)
+
+
+def _shown_default(row: Setting) -> str:
+    return f" [{row.default}]" if row.default else ""
+
+
+# A row without a field, or a field without a row, is a mistake in this file.
+_FREE = {"xds_headers", "ca_headers", "proxy_metadata"}
+if {row.field for row in SETTINGS} != {f.name for f in fields(Config)} - _FREE:
+    raise AssertionError("SETTINGS and Config differ")
