@@ -94,14 +94,14 @@ class Arena:
         )
         self.mark, self.stats = len(self.host.events()), self.host.stats()
 
-    def wait_endings(self, expected: dict[str, int], timeout: float = 3.0) -> None:
+    def wait_endings(self, expected: dict[str, int], timeout: float = 30.0) -> None:
         """Until exactly these reasons have been counted."""
         deadline = time.monotonic() + timeout
         while self.endings() != expected:
             assert time.monotonic() < deadline, f"reasons counted {self.endings()}, expected {expected}"
             time.sleep(0.01)
 
-    def ended_by(self, slugs: set[str], timeout: float = 3.0) -> None:
+    def ended_by(self, slugs: set[str], timeout: float = 30.0) -> None:
         """Until flows and tunnels have ended for exactly these reasons, each at least once."""
         deadline = time.monotonic() + timeout
         while set(self.endings()) != slugs:
@@ -113,7 +113,7 @@ class Arena:
         wait_until(lambda: bool(self.endings()), "a reason")
         assert len(self.endings()) == 1, f"more than one reason counted: {self.endings()}"
 
-    def only_failure(self, slug: str, *also: str, timeout: float = 3.0) -> None:
+    def only_failure(self, slug: str, *also: str, timeout: float = 30.0) -> None:
         """The tunnel failed once and for this reason; flows may have ended for it, or for one of `also` before."""
         deadline = time.monotonic() + timeout
         while not (found := self.host.tunnel_failures(self.tag, self.mark)):
@@ -143,7 +143,7 @@ class Arena:
 
     def app(self, target: Address) -> socket.socket:
         """An application's connection."""
-        sock = socket.create_connection(target, timeout=5)
+        sock = socket.create_connection(target, timeout=30)
         self._closing.callback(sock.close)
         return sock
 
@@ -207,7 +207,7 @@ class Arenas:
     def _warm_up(self, through: Address) -> None:
         """Let allocators and caches take their pages before anybody measures memory."""
         for _ in range(3):
-            with socket.create_connection(through, timeout=5) as sock:
+            with socket.create_connection(through, timeout=30) as sock:
                 sock.sendall(b"warm" * 4096)
                 left = 4 * 4096
                 while left:
@@ -256,7 +256,7 @@ class Arenas:
                     stack.callback(host.close)
 
 
-def assert_reset(app: socket.socket, timeout: float = 5.0) -> None:
+def assert_reset(app: socket.socket, timeout: float = 30.0) -> None:
     """The application sees an abort: not data, not the clean end of a stream."""
     app.settimeout(timeout)
     try:
@@ -268,7 +268,7 @@ def assert_reset(app: socket.socket, timeout: float = 5.0) -> None:
 
 def assert_refused(target: Address) -> None:
     """A new application connection is reset, perhaps before `connect` returns."""
-    with contextlib.suppress(ConnectionResetError), socket.create_connection(target, timeout=5) as sock:
+    with contextlib.suppress(ConnectionResetError), socket.create_connection(target, timeout=30) as sock:
         assert_reset(sock)
 
 
@@ -290,12 +290,12 @@ def _check_gone(host: EngineHost, before: Holdings, busy: dict[str, int], slack:
         now = _gauges(host)
         return all(now[name] <= busy[name] + 3 for name in busy)
 
-    wait_until(quiet, f"gauges back to {busy}; now {_gauges(host)}", timeout=5)
+    wait_until(quiet, f"gauges back to {busy}; now {_gauges(host)}", timeout=30)
 
     def few_descriptors() -> bool:
         return len(host.holdings().descriptors) <= len(before.descriptors) + 8
 
-    wait_until(few_descriptors, "descriptors back", timeout=5)
+    wait_until(few_descriptors, "descriptors back", timeout=30)
     if sanitized.kind():
         return  # a sanitizer keeps freed memory on purpose
-    wait_until(lambda: host.rss() <= before.rss + slack, f"memory back to {before.rss >> 10} KiB", timeout=5)
+    wait_until(lambda: host.rss() <= before.rss + slack, f"memory back to {before.rss >> 10} KiB", timeout=30)

@@ -131,7 +131,7 @@ class EngineHost:
                 raise EngineDied("the engine process hangs")
             ok, answer = self._connection.recv()
         except (EOFError, OSError):
-            status = self._process.wait(10)
+            status = self._process.wait(60)
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
             raise EngineDied(f"the engine process ended: {how}") from None
         if not ok:
@@ -184,7 +184,7 @@ class EngineHost:
         *,
         tag: int | None = None,
         since: int = 0,
-        timeout: float = 5.0,
+        timeout: float = 30.0,
     ) -> E:
         """The first event of this kind after position `since`."""
         deadline = time.monotonic() + timeout
@@ -231,7 +231,7 @@ class EngineHost:
         try:
             if self.alive:
                 self.call("stop")
-            status = self._process.wait(15)
+            status = self._process.wait(60)
         except BaseException:
             self.kill()
             raise

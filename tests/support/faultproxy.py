@@ -106,7 +106,7 @@ class FaultProxy:
         """Stop, and reset what is left."""
         self._running = False
         self._wake()
-        self._thread.join(5)
+        self._thread.join(60)
         self.cut()
         self._listener.close()
         os.close(self._wake_r)
@@ -174,7 +174,7 @@ class FaultProxy:
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         try:
-            server = socket.create_connection(self.target, timeout=5)
+            server = socket.create_connection(self.target, timeout=30)
         except OSError:
             client.close()
             return

@@ -60,7 +60,7 @@ def holdings(pid: int | str = "self") -> Holdings:
 
 @contextmanager
 def no_leaks(
-    *, pid: int | str = "self", timeout: float = 5.0, rss_slack: int = 8 << 20
+    *, pid: int | str = "self", timeout: float = 30.0, rss_slack: int = 8 << 20
 ) -> Iterator[Holdings]:
     """Fail when the body leaves descriptors, threads or memory behind after `timeout` seconds.
 

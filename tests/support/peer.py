@@ -23,7 +23,7 @@ from tests.support import frames, tls13
 from tests.support.frames import Code, Frame, FrameReader, Setting, Type
 from tests.support.pki import Credential, load_chain, unverified_context
 
-DEADLINE = 5.0
+DEADLINE = 30.0
 
 
 class Refused(Exception):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def listening_socket(host: str = "127.0.0.1", port: int = 0, *, backlog: int = 512) -> socket.socket:
@@ -19,9 +21,16 @@ def listening_socket(host: str = "127.0.0.1", port: int = 0, *, backlog: int = 5
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago: only for programs that cannot be handed a socket."""
-    with listening_socket(host) as sock:
-        return int(sock.getsockname()[1])
+    """A port that was free a moment ago: only for programs that cannot be handed a socket.
+
+    Below the range from which the kernel takes the ports of outgoing connections: of those, another test's
+    connection may take one before the program listens.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(lowest // 2, lowest)
+        with contextlib.suppress(OSError), listening_socket(host, port):
+            return port
 
 
 def closed_address(host: str = "127.0.0.1") -> tuple[str, int]:
@@ -36,7 +45,7 @@ def address(sock: socket.socket) -> tuple[str, int]:
 
 
 def wait_until(
-    condition: Callable[[], bool], what: str, *, timeout: float = 5.0, every: float = 0.005
+    condition: Callable[[], bool], what: str, *, timeout: float = 30.0, every: float = 0.005
 ) -> None:
     """Poll until the condition holds, or fail saying what never happened."""
     deadline = time.monotonic() + timeout
@@ -46,7 +55,7 @@ def wait_until(
         time.sleep(every)
 
 
-def wait_listening(port: int, host: str = "127.0.0.1", *, timeout: float = 10.0) -> None:
+def wait_listening(port: int, host: str = "127.0.0.1", *, timeout: float = 30.0) -> None:
     """Until something accepts on the port."""
 
     def accepts() -> bool:

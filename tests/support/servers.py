@@ -54,7 +54,7 @@ class Server:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def __enter__(self) -> Server:
         return self

@@ -97,4 +97,4 @@ def serving(script: Scripted) -> Iterator[Scripted]:
         yield script
     finally:
         script.push(None)
-        server.stop(0).wait(5)
+        server.stop(0).wait(60)

@@ -66,7 +66,7 @@ def test_an_application_that_resets_often_does_not_hurt_its_neighbours(arena: Ar
     target = arena.host.listen("OUTBOUND", arena.via, rule)
     neighbour = arena.app(target)
     for _ in range(500):
-        with socket.create_connection(target, timeout=5) as app:
+        with socket.create_connection(target, timeout=30) as app:
             app.sendall(b"x")
             assert app.recv(1) == b"x"
             app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

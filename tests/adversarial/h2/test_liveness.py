@@ -238,7 +238,7 @@ def test_half_close_matrix(arena: Arena, first: str, size: int) -> None:
         app = arena.app(target)
         app.settimeout(15)
         play(app, "client")
-        assert done.wait(10)
+        assert done.wait(60)
     other = ENDS[first == "client"]
     assert got[other] == payload
     assert got[first] == payload[::-1]
@@ -291,11 +291,11 @@ def test_reset_stays_a_reset(arena: Arena, who: str) -> None:
         arena.rule(Deliver(server.address))
         app = arena.app(target)
         app.sendall(b"x")
-        assert come.wait(5)
+        assert come.wait(60)
         if who == "server":
             assert_reset(app)
         else:
             app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             app.close()
-            assert go.wait(5)
+            assert go.wait(60)
             assert isinstance(seen[0], ConnectionResetError), f"the application saw {seen[0]!r}"

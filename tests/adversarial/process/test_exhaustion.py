@@ -40,7 +40,7 @@ def idle(host: EngineHost, seconds: float = 0.5) -> bool:
 def connect(target: tuple[str, int], apps: list[socket.socket]) -> None:
     """One more application; being refused is fine."""
     with contextlib.suppress(OSError):
-        apps.append(socket.create_connection(target, timeout=3))
+        apps.append(socket.create_connection(target, timeout=30))
 
 
 def works(arena: Arena) -> bool:
@@ -64,7 +64,7 @@ def test_fd_exhaustion_pauses_accepting_and_recovers(arenas: Arenas) -> None:
         assert idle(host), "a busy loop"
     for app in apps:
         app.close()
-    wait_until(lambda: works(arena), "service again", timeout=5)
+    wait_until(lambda: works(arena), "service again", timeout=30)
 
 
 @pytest.mark.timeout(30)
@@ -87,7 +87,7 @@ def test_fd_exhaustion_while_dialling_refuses_and_recovers(arenas: Arenas) -> No
         assert idle(host), "a busy loop"
     for app in apps:
         app.close()
-    wait_until(lambda: works(arena), "service again", timeout=5)
+    wait_until(lambda: works(arena), "service again", timeout=30)
 
 
 def fresh_arena(arenas: Arenas, host: EngineHost) -> Arena:

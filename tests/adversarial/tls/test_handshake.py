@@ -43,7 +43,7 @@ def context_of(credential: Credential, version: ssl.TLSVersion) -> ssl.SSLContex
     ids=["http1", "http2", "noise", "zeros"],
 )
 def test_plaintext_on_15008(arena: Arena, octets: bytes) -> None:
-    with socket.create_connection(arena.hbone, timeout=3) as sock:
+    with socket.create_connection(arena.hbone, timeout=30) as sock:
         sock.sendall(octets)
         got = b""
         try:
@@ -58,7 +58,7 @@ def test_plaintext_on_15008(arena: Arena, octets: bytes) -> None:
 
 def test_silence_ends_at_the_handshake_deadline(arena: Arena) -> None:
     start = time.monotonic()
-    with socket.create_connection(arena.hbone, timeout=5) as sock, contextlib.suppress(ConnectionResetError):
+    with socket.create_connection(arena.hbone, timeout=30) as sock, contextlib.suppress(ConnectionResetError):
         assert sock.recv(100) == b""
     assert 0.8 < time.monotonic() - start < 3  # handshake_timeout is 1 s here
     arena.only_failure("tls_handshake_timeout")
@@ -67,7 +67,7 @@ def test_silence_ends_at_the_handshake_deadline(arena: Arena) -> None:
 def test_connection_that_leaves_before_the_handshake_costs_nothing(arena: Arena) -> None:
     """Port scanners and health checks connect and go."""
     for _ in range(50):
-        socket.create_connection(arena.hbone, timeout=5).close()
+        socket.create_connection(arena.hbone, timeout=30).close()
     peer = arena.peer()
     peer.echo(peer.tunnel(arena.echo_authority), b"open for business")
 
@@ -94,7 +94,7 @@ def test_suites_outside_the_list(arena: Arena, suite: str, tmp_path: Path) -> No
         [*s_client(arena, suite, tmp_path), "-brief"],
         input=b"",
         capture_output=True,
-        timeout=10,
+        timeout=60,
     )
     assert done.returncode != 0
     assert b"handshake failure" in done.stderr
@@ -170,7 +170,7 @@ def test_handshake_slowloris(arenas: Arenas) -> None:
     half = client_hello()[:60]
     with arenas.enter(slack=20 << 20) as arena:
         before = arena.host.rss()
-        socks = [socket.create_connection(arena.hbone, timeout=5) for _ in range(count)]
+        socks = [socket.create_connection(arena.hbone, timeout=30) for _ in range(count)]
         try:
             start = time.monotonic()
             for sock in socks:
@@ -210,7 +210,7 @@ def test_handshake_flood_is_shed_above_the_cap(arenas: Arenas) -> None:
         try:
             for _ in range(300):
                 with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                    socks.append(socket.create_connection(arena.hbone, timeout=5))
+                    socks.append(socket.create_connection(arena.hbone, timeout=30))
                     socks[-1].send(half)
             wait_until(lambda: arena.counted("shed_handshakes") >= 200, "the surplus counted")
             assert arena.host.stats()["handshakes_live"] <= 50

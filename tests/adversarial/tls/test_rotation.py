@@ -66,7 +66,7 @@ def test_rotation_under_load(arenas: Arenas) -> None:
                 time.sleep(0.15)
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert not problems, f"{problems[0]!r} after {done[0]} connections"
         assert done[0] > 100
         # by now somebody has really seen another certificate

@@ -18,7 +18,7 @@ ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
 DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 CREATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 @dataclass

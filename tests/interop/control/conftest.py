@@ -29,13 +29,13 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [sys.executable, "-m", "istiodlite"]
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
+def wait_until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         if value := condition():
             return value
         threading.Event().wait(0.01)
-    raise AssertionError(f"not within {DEADLINE} s: {what}")
+    raise AssertionError(f"not within {DEADLINE} s: {what() if callable(what) else what}")
 
 
 class ControlPlane:
@@ -61,7 +61,7 @@ class ControlPlane:
                 stderr=log,
                 cwd=ROOT,
             )
-        wait_until(lambda: self.get("/ready")[0] == 200, f"ready; log: {self.log}")
+        wait_until(lambda: self.get("/ready")[0] == 200, lambda: f"ready; log: {self.log}")
         return self
 
     def stop(self) -> int:

@@ -29,4 +29,4 @@ def test_a_wildcard_address_is_served_with_the_addresses_of_the_machine(tmp_path
         assert "istiod.istio-system.svc" in names.get_values_for_type(x509.DNSName)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

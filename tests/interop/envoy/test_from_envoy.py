@@ -53,7 +53,7 @@ def test_two_hundred_and_fifty_at_once(mesh: Mesh, tmp_path: Path, echo_server: 
     with Envoy(tmp_path, "client") as envoy:
         target = through(mesh, envoy, echo_server)
         patterns.exchange(target, 1, 10)  # now Envoy has seen the limit
-        socks = [socket.create_connection(target, timeout=10) for _ in range(250)]
+        socks = [socket.create_connection(target, timeout=30) for _ in range(250)]
         for n, sock in enumerate(socks):
             sock.sendall(b"%03d" % n)
         for n, sock in enumerate(socks):
@@ -83,7 +83,7 @@ def test_half_close_by_the_server(mesh: Mesh, tmp_path: Path) -> None:
 def test_our_drain_lets_live_streams_finish(mesh: Mesh, tmp_path: Path, echo_server: servers.Server) -> None:
     with Envoy(tmp_path, "client") as envoy:
         target = through(mesh, envoy, echo_server)
-        with socket.create_connection(target, timeout=10) as sock:
+        with socket.create_connection(target, timeout=30) as sock:
             sock.sendall(b"1")
             assert sock.recv(1) == b"1"
             mesh.host.engine("drain", mesh.tag)
@@ -101,7 +101,7 @@ def test_a_refusal_is_understood(mesh: Mesh, tmp_path: Path, echo_server: server
     with Envoy(tmp_path, "client") as envoy:
         server = mesh.inbound(Deny("policy_denied", 401))
         target = envoy.originate_hbone(mesh.envoys, server, echo_server.authority, OURS)
-        with socket.create_connection(target, timeout=10) as sock:
+        with socket.create_connection(target, timeout=30) as sock:
             sock.sendall(b"let me in")
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(100) == b""
@@ -125,7 +125,7 @@ def test_envoy_dies_in_the_middle(mesh: Mesh, tmp_path: Path) -> None:
             seen.append(problem)
 
     with servers.Server(handler) as app, Envoy(tmp_path, "client") as envoy:
-        with socket.create_connection(through(mesh, envoy, app), timeout=10) as sock:
+        with socket.create_connection(through(mesh, envoy, app), timeout=30) as sock:
             sock.sendall(b"half")
             wait_until(lambda: bool(seen), "the first octets")
             envoy.kill()

@@ -39,7 +39,7 @@ def test_a_hundred_and_fifty_at_once(mesh: Mesh, tmp_path: Path, echo_server: se
     """More than one tunnel's share (100): a second tunnel, no failure."""
     with Envoy(tmp_path, "server") as envoy:
         target = mesh.outbound(envoy.serve_hbone(mesh.envoys, echo_server.address))
-        socks = [socket.create_connection(target, timeout=10) for _ in range(150)]
+        socks = [socket.create_connection(target, timeout=30) for _ in range(150)]
         for n, sock in enumerate(socks):
             sock.sendall(b"%03d" % n)
         for n, sock in enumerate(socks):
@@ -77,7 +77,7 @@ def test_goaway_from_envoy_with_live_streams(mesh: Mesh, tmp_path: Path, echo_se
             "drain_timeout": "0.2s",
         }
         target = mesh.outbound(envoy.serve_hbone(mesh.envoys, echo_server.address, **limit))
-        kept = [socket.create_connection(target, timeout=10) for _ in range(2)]
+        kept = [socket.create_connection(target, timeout=30) for _ in range(2)]
         for sock in kept:
             sock.sendall(b"1")
             assert sock.recv(1) == b"1"
@@ -95,7 +95,7 @@ def test_draining_envoy(mesh: Mesh, tmp_path: Path, echo_server: servers.Server)
     """Graceful drain of the listener: what runs goes on; nothing is reported as failed."""
     with Envoy(tmp_path, "server") as envoy:
         target = mesh.outbound(envoy.serve_hbone(mesh.envoys, echo_server.address, drain_timeout="0.5s"))
-        with socket.create_connection(target, timeout=10) as sock:
+        with socket.create_connection(target, timeout=30) as sock:
             sock.sendall(b"1")
             assert sock.recv(1) == b"1"
             mark = len(mesh.host.events())
@@ -111,7 +111,7 @@ def test_draining_envoy(mesh: Mesh, tmp_path: Path, echo_server: servers.Server)
 def test_envoy_dies(mesh: Mesh, tmp_path: Path, echo_server: servers.Server) -> None:
     with Envoy(tmp_path, "server") as envoy:
         target = mesh.outbound(envoy.serve_hbone(mesh.envoys, echo_server.address))
-        with socket.create_connection(target, timeout=10) as sock:
+        with socket.create_connection(target, timeout=30) as sock:
             sock.sendall(b"1")
             assert sock.recv(1) == b"1"
             envoy.kill()

@@ -37,7 +37,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
 
 
 async def synced(plane: Plane) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await plane.source.synced.wait()
 
 

@@ -60,7 +60,7 @@ class Process:
         return await trio.to_thread.run_sync(fetch, self.port, path)
 
     async def until(self, path: str, condition: Callable[[int, str], bool]) -> None:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not condition(*await self.get(path)):
                 await trio.sleep(0.02)
 

@@ -125,7 +125,7 @@ def early_fin(host: str, size: str) -> dict[str, object]:
 
 def who(host: str) -> dict[str, object]:
     """The address that the server saw, and what the client thinks of itself."""
-    with socket.create_connection((host, WHO), timeout=10) as sock:
+    with socket.create_connection((host, WHO), timeout=30) as sock:
         own = sock.getsockname()[0]
         return {"seen": patterns.read_all(sock, 1).decode(), "own": own}
 

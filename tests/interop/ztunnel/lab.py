@@ -228,7 +228,7 @@ class Lab:
     def log_size(self) -> int:
         return self.log_file.stat().st_size
 
-    def wait_log(self, text: str, position: int = 0, timeout: float = 5.0) -> str:
+    def wait_log(self, text: str, position: int = 0, timeout: float = 30.0) -> str:
         """The first line with this text."""
         deadline = time.monotonic() + timeout
         while True:
@@ -248,7 +248,7 @@ def _ip(*words: str) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(5)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

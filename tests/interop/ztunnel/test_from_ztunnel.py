@@ -56,7 +56,7 @@ def _listens(lab: Lab) -> bool:
 def dropped(lab: Lab) -> None:
     """One connection of an application that is closed without a byte."""
     with lab.inside_rust():
-        app = socket.create_connection(ENTRY, timeout=10)
+        app = socket.create_connection(ENTRY, timeout=30)
     with app, contextlib.suppress(ConnectionResetError):
         assert app.recv(10) == b""
 
@@ -160,7 +160,7 @@ def test_a_cut_flow_ends_alone(lab: Lab, application: servers.Server) -> None:
         apps = []
         for _ in range(2):
             with lab.inside_rust():
-                app = socket.create_connection(ENTRY, timeout=10)
+                app = socket.create_connection(ENTRY, timeout=30)
             app.sendall(b"one")
             assert app.recv(3, socket.MSG_WAITALL) == b"one"
             apps.append(app)
@@ -184,7 +184,7 @@ def test_goaway_moves_new_connections_to_a_new_tunnel_and_lets_old_ones_finish(
 ) -> None:
     with serving(lab, Deliver(application.address)):
         with lab.inside_rust():
-            old = socket.create_connection(ENTRY, timeout=10)
+            old = socket.create_connection(ENTRY, timeout=30)
         old.sendall(b"one")
         assert old.recv(3, socket.MSG_WAITALL) == b"one"
     with serving(lab, Deliver(application.address)) as tag:

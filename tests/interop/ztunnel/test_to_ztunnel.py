@@ -51,7 +51,7 @@ class Client:
 
     def connect(self) -> socket.socket:
         with self.lab.inside_ours():
-            return socket.create_connection(self.address, timeout=10)
+            return socket.create_connection(self.address, timeout=30)
 
     def ends(self) -> tuple[str, int]:
         """Reason and status of one connection that gets nowhere."""

@@ -39,6 +39,6 @@ class Ticker:
     def close(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(5)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()

@@ -258,7 +258,7 @@ print('started', flush=True)
 deadline = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < deadline:
     try:
-        with socket.create_connection((sys.argv[1], 70), timeout=5) as s:
+        with socket.create_connection((sys.argv[1], 70), timeout=30) as s:
             name = s.getsockname()
             s.sendall(b'x\\n')
             got = s.recv(100)

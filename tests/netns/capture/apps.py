@@ -237,10 +237,10 @@ def _accept(listener: socket.socket, tag: str) -> None:
 
 
 def _answer(accepted: socket.socket, tag: str) -> None:
-    (own, own_port), (peer, peer_port) = plain(accepted.getsockname()), plain(accepted.getpeername())
-    told = f"{tag}|{own} {own_port}|{peer} {peer_port}".encode()
     with accepted:
         try:
+            (own, own_port), (peer, peer_port) = plain(accepted.getsockname()), plain(accepted.getpeername())
+            told = f"{tag}|{own} {own_port}|{peer} {peer_port}".encode()
             while data := accepted.recv(1 << 16):
                 accepted.sendall(told if data == b"?" else data)
         except OSError as error:

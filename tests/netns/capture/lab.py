@@ -50,7 +50,7 @@ def cgroup2_mount() -> Path:
     raise AssertionError("no cgroup2 mount in /proc/mounts: mount one")
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """Poll a condition until it holds."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -86,7 +86,7 @@ class App:
         """End the process."""
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         assert self._process.stdout
         self._process.stdout.close()
 
@@ -124,7 +124,7 @@ class Servers:
             done.set()
 
         self._do(job)
-        assert done.wait(5)
+        assert done.wait(60)
 
     def reset(self, tag: str) -> None:
         """Reset the connections that a tag's listeners accepted."""
@@ -142,7 +142,7 @@ class Servers:
             done.set()
 
         self._do(job)
-        assert done.wait(5)
+        assert done.wait(60)
 
     def close(self) -> None:
         """Stop, and close everything."""
@@ -153,7 +153,7 @@ class Servers:
                 key.fileobj.close()  # type: ignore[union-attr]
 
         self._do(job)
-        self._thread.join(5)
+        self._thread.join(60)
         self._selector.close()
         self._wake.close()
 

@@ -117,7 +117,7 @@ class Talker:
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def test_a_policy_ends_direct_connections_that_it_forbids_and_only_those(never: AgentMesh) -> None:

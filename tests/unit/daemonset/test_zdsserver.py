@@ -69,7 +69,7 @@ class Agent:
 @asynccontextmanager
 async def lab(folder: Path) -> AsyncIterator[Lab]:
     made = Lab(folder)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(made.server.serve)
             yield made

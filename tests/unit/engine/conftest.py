@@ -33,7 +33,7 @@ Decide = Callable[["Host", Any], None]
 
 SERVER_URI = spiffe("server")
 CLIENT_URI = spiffe("client")
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 class Host:

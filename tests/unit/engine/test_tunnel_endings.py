@@ -103,7 +103,7 @@ def test_eof_without_a_byte_passes(start_mesh: StartMesh) -> None:
 
 def test_half_closed_flow_ends_at_its_deadline(start_mesh: StartMesh) -> None:
     release = threading.Event()
-    mesh = start_mesh(lambda sock: release.wait(20) and None, out={"half_close_timeout": 0.2})
+    mesh = start_mesh(lambda sock: release.wait(60) and None, out={"half_close_timeout": 0.2})
     with mesh.dial() as sock:
         sock.shutdown(socket.SHUT_WR)
         assert mesh.out.reasons() == ["half_close_timeout"]

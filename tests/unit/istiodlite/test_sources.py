@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_listed_changes_nothing(tmp_path: Path) -> None:
 
 async def batches_of(folder: Folder, until: Callable[[Batch], bool], start: Callable[[], None]) -> float:
     """Seconds until a batch like that came, counted from `start`, which is run after the first batch."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         watching = watch(folder)
         await anext(watching)
         start()
