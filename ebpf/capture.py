@@ -42,8 +42,9 @@ class PodNetwork:
     `netns_fd`: open descriptor of the pod's network namespace; stays the caller's (capture keeps a copy).
     `addresses`: the pod's own; at least one. `node_addresses`: plaintext inbound traffic from these is left
     to the application (kubelet probes). `exempt_inbound_ports`: local ports left alone (never 15008).
-    `exempt_outbound_ports`: destination ports left alone. `bypass_inbound`: of the inbound traffic only
-    HBONE is captured. `dns`: reserved.
+    `exempt_outbound_ports`: destination ports left alone. `only_inbound_ports`: if not None, plaintext inbound
+    traffic is captured on these ports only. `bypass_inbound`: of the inbound traffic only HBONE is captured.
+    `dns`: reserved.
     """
 
     netns_fd: int
@@ -51,6 +52,7 @@ class PodNetwork:
     node_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     exempt_inbound_ports: frozenset[int] = frozenset()
     exempt_outbound_ports: frozenset[int] = frozenset()
+    only_inbound_ports: frozenset[int] | None = None
     bypass_inbound: bool = False
     dns: bool = False
 
@@ -323,24 +325,25 @@ class Capture:
         return cookie
 
     def _claim(self, cookie: int, netns_fd: int, pod: PodNetwork) -> tuple[PodRecord, bool]:
-        flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
         with netns.inside(netns_fd):
             sysctls = routes.current_sysctls()
-        return self._ledger.claim(cookie, netns.inode(netns_fd), flags, sysctls)
+        return self._ledger.claim(cookie, netns.inode(netns_fd), _flags(pod), sysctls)
 
     def _capture(self, record: PodRecord, netns_fd: int, pod: PodNetwork, listeners: Listeners) -> None:
         """Everything in its order: what steers before what marks."""
         slot = record.slot
         self._ledger.set_listeners(slot, listeners)
         own = maps.address_entries(slot, pod.addresses, pod.node_addresses)
-        exempt = maps.exempt_entries(slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports)
+        exempt = maps.exempt_entries(
+            slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports, pod.only_inbound_ports or ()
+        )
         self._ledger.set_entries("addresses", slot, own)
         self._ledger.set_entries("exempt", slot, exempt)
         with netns.inside(netns_fd):
             routes.set_sysctls()
             routes.apply(routes.plan(pod.addresses))
         self._kernel.attach_pod(slot, netns_fd)
-        self._ledger.mark_connections(record)
+        self._ledger.mark_connections(self._ledger.settle(record, _flags(pod)))
 
     def _forget(self, record: PodRecord, netns_fd: int | None) -> None:
         """Undo `_claim` and `_capture`: what marks before what steers. `netns_fd` None if it is gone."""
@@ -375,6 +378,11 @@ class Capture:
                 os.close(netns_fd)
 
 
+def _flags(pod: PodNetwork) -> PodFlag:
+    flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
+    return flags if pod.only_inbound_ports is None else flags | PodFlag.LISTED_INBOUND
+
+
 def _relays(network: PodNetwork) -> bool:
     """Whether the agent relays connections of a pod. False if the namespace or the kernel cannot tell."""
     try:
@@ -397,7 +405,9 @@ def _explained() -> Iterator[None]:
 
 
 def _check(pod: PodNetwork) -> None:
-    for port in pod.exempt_inbound_ports | pod.exempt_outbound_ports:
+    for port in (
+        pod.exempt_inbound_ports | pod.exempt_outbound_ports | (pod.only_inbound_ports or frozenset())
+    ):
         if not 0 < port < 65536:
             raise CaptureError(CaptureReason.UNSUPPORTED, f"exempt port {port}", "give ports from 1 to 65535")
     if pod.dns:

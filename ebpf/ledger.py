@@ -36,17 +36,20 @@ class Ledger:
                 self._kernel.detach_pod(slot)
 
     def claim(self, cookie: int, netns: int, flags: PodFlag, sysctls: SavedSysctls) -> tuple[PodRecord, bool]:
-        """The pod's record, written; and whether it is new. CaptureError if there is no room."""
+        """The pod's record, written; and whether it is new. CaptureError if there is no room.
+
+        Flags that capture less are not in it before `settle`: what they rest on is not written yet.
+        """
         known = self.records.get(cookie)
         fd = self._kernel.maps["slots"]
         if known:
-            record = replace(known, flags=flags, saved=known.saved.or_else(sysctls))
+            record = replace(known, flags=known.flags & flags, saved=known.saved.or_else(sysctls))
             bpf.map_update(fd, maps.u32(record.slot), record.encode())
             self.records[cookie] = record
             return record, False
         used = {record.slot for record in self.records.values()}
         while (slot := maps.free_slot(used)) is not None:
-            record = PodRecord(cookie, netns, slot, flags, sysctls)
+            record = PodRecord(cookie, netns, slot, maps.NO_FLAGS, sysctls)
             try:
                 bpf.map_update(fd, maps.u32(slot), record.encode(), UpdateFlag.NOEXIST)
             except FileExistsError:  # another agent's, during an upgrade
@@ -72,6 +75,13 @@ class Ledger:
         for key in self._keys[name][slot] - wanted.keys():
             bpf.map_delete(fd, key)
         self._keys[name][slot] = set(wanted)
+
+    def settle(self, record: PodRecord, flags: PodFlag) -> PodRecord:
+        """The record with these flags, written; listeners and entries have to be there."""
+        settled = replace(record, flags=flags)
+        bpf.map_update(self._kernel.maps["slots"], maps.u32(record.slot), settled.encode())
+        self.records[record.cookie] = settled
+        return settled
 
     def mark_connections(self, record: PodRecord) -> None:
         """From now on connect() in the pod is captured."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
@@ -46,20 +46,23 @@ class Role(enum.IntFlag):
 
 
 class PodFlag(enum.IntFlag):
-    """Per-pod switches. LEAVING: nothing new is captured, what is relayed still finds its way."""
+    """Per-pod switches. LEAVING: nothing new is captured, what is relayed still finds its way. LISTED_INBOUND:
+    of the plaintext inbound ports only listed ones are captured."""
 
     BYPASS_INBOUND = 1
     LEAVING = 2
+    LISTED_INBOUND = 4
 
 
 NO_FLAGS: Final = PodFlag(0)
 
 
 class Direction(enum.IntEnum):
-    """Whether an exempt port is a destination's or the pod's own."""
+    """Whether a port is a destination's or the pod's own; ONLY_INBOUND: one of those that are captured at all."""
 
     OUTBOUND = 0
     INBOUND = 1
+    ONLY_INBOUND = 2
 
 
 class Counter(enum.IntEnum):
@@ -206,10 +209,17 @@ def address_entries(slot: int, own: Iterable[Address], node: Iterable[Address]) 
     return {AddressKey(slot, address).encode(): u32(role) for address, role in roles.items()}
 
 
-def exempt_entries(slot: int, inbound: Iterable[int], outbound: Iterable[int]) -> dict[bytes, bytes]:
+def exempt_entries(
+    slot: int, inbound: Iterable[int], outbound: Iterable[int], only_inbound: Iterable[int] = ()
+) -> dict[bytes, bytes]:
     """Entries of `exempt` for one pod. ValueError for what is no port."""
     entries: dict[bytes, bytes] = {}
-    for ports, direction in ((inbound, Direction.INBOUND), (outbound, Direction.OUTBOUND)):
+    lists = (
+        (inbound, Direction.INBOUND),
+        (outbound, Direction.OUTBOUND),
+        (only_inbound, Direction.ONLY_INBOUND),
+    )
+    for ports, direction in lists:
         for port in ports:
             if not 0 < port < 65536:
                 raise ValueError(f"{port} is not a port")

@@ -31,6 +31,7 @@ from ztunnel.control_plane import ControlPlane
 from ztunnel.crl import CrlFile
 from ztunnel.direct.keeper import Keeper, Scissors
 from ztunnel.enrol.pods import Pods
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import ZdsClient
 from ztunnel.flows.redecide import Redecider
 from ztunnel.flows.registry import Registry
@@ -241,7 +242,7 @@ class Agent:
 
     # What the parts ask of each other
 
-    def _network_of(self, netns_fd: int) -> PodNetwork:
+    def _network_of(self, netns_fd: int, settings: CaptureSettings) -> PodNetwork:
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             node_addresses = netns.addresses(home)
@@ -251,8 +252,10 @@ class Agent:
             netns_fd,
             netns.addresses(netns_fd),
             node_addresses,
-            exempt_inbound_ports=self.config.exempt_inbound,
-            exempt_outbound_ports=self.config.exempt_outbound,
+            exempt_inbound_ports=self.config.exempt_inbound | settings.exclude_inbound,
+            exempt_outbound_ports=self.config.exempt_outbound | settings.exclude_outbound,
+            only_inbound_ports=settings.include_inbound,
+            bypass_inbound=settings.bypass_inbound,
         )
 
     def _trust_domain_of(self, namespace: str, name: str, service_account: str) -> str:

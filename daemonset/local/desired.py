@@ -20,6 +20,7 @@ from daemonset.local.containers import (
 )
 from daemonset.local.names import digest, is_dns_label, is_dns_name
 from daemonset.local.servicespec import BadService, ServiceSpec, SliceSpec, parse_service, parse_slice
+from ztunnel.enrol.settings import read
 
 Json = Mapping[str, Any]
 Key = tuple[str, str]  # namespace, name
@@ -70,6 +71,12 @@ class PodTemplate:
     def key(self) -> Key:
         """(namespace, name)."""
         return self.namespace, self.name
+
+    @property
+    def owner(self) -> str:
+        """What the user wrote, as kind and name."""
+        kind, name = ("Deployment", self.deployment) if self.deployment else ("Pod", self.name)
+        return f"{kind} {self.namespace}/{name}"
 
     @property
     def host_network(self) -> bool:
@@ -242,6 +249,7 @@ class _Builder:
         self._complete_nodes(nodes, spare)
         if any("image" in c for p in self.pods.values() for c in p.spec.get("containers") or ()):
             self.notes.append("images are not run: each container's command is a program of this machine")
+        self._check_capture()
         if self.errors:
             raise BadManifests(self.errors)
         return Desired(
@@ -256,6 +264,12 @@ class _Builder:
             tuple(self.objects.values()),
             tuple(self.notes),
         )
+
+    def _check_capture(self) -> None:
+        notes = (
+            f"{pod.owner}: {problem}" for pod in self.pods.values() for problem in read(pod.annotations)[1]
+        )
+        self.notes += dict.fromkeys(notes)
 
     def _imply_namespaces(self) -> None:
         for _, namespace, _ in list(self.objects):

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daemonset.local.desired import PodTemplate
+from ztunnel.enrol import settings
+from ztunnel.enrol.settings import CaptureSettings
 
 MODE_LABEL = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
@@ -62,6 +64,11 @@ def wanted(template: PodTemplate, namespace_labels: Mapping[str, str]) -> bool:
         return False
     mode = template.labels.get(MODE_LABEL) or namespace_labels.get(MODE_LABEL)
     return mode == "ambient"
+
+
+def capture(template: PodTemplate) -> CaptureSettings:
+    """What the pod's annotations ask of its capture; what cannot be read is left out (and noted by `ambientctl up`)."""
+    return settings.read(template.annotations)[0]
 
 
 def advance(state: Enrolment, want: bool, now: float, *, gone: bool = False) -> Enrolment:

@@ -214,7 +214,13 @@ class Mesh:
 
     def _wanted_on(self, node: str) -> dict[str, PodIdentity]:
         return {
-            p.uid: PodIdentity(p.uid, p.template.name, p.template.namespace, p.template.service_account)
+            p.uid: PodIdentity(
+                p.uid,
+                p.template.name,
+                p.template.namespace,
+                p.template.service_account,
+                enrolment.capture(p.template),
+            )
             for p in self.pods.values()
             if p.sandbox.node == node and p.enrolment.told
         }
@@ -230,8 +236,9 @@ class Mesh:
             return
         name = f"{pod.template.namespace}/{pod.template.name}"
         if isinstance(event, Added):
+            was_in = pod.enrolment.step is Step.IN
             pod.set_enrolment(enrolment.added(pod.enrolment, event.error, trio.current_time()))
-            self.announce(f"pod {name}: {f'not enrolled: {event.error}' if event.error else 'enrolled'}")
+            self.announce(f"pod {name}: {_answer(event.error, was_in=was_in)}")
         else:
             pod.set_enrolment(enrolment.removed(pod.enrolment))
             if not pod.deleting:
@@ -378,6 +385,12 @@ class Mesh:
         finally:
             del self.pods[pod.template.key]
             self.changed()
+
+
+def _answer(error: str, *, was_in: bool) -> str:
+    if was_in:
+        return f"capture settings not in effect: {error}" if error else "capture settings changed"
+    return f"not enrolled: {error}" if error else "enrolled"
 
 
 def _phase(pod: Pod) -> plan.Phase:

@@ -7,13 +7,14 @@ says whose.
 """
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from istiodlite.api import zds_pb2
+from ztunnel.enrol.settings import CaptureSettings
 
 PACKET_LIMIT = 1024
 
@@ -24,12 +25,13 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PodIdentity:
-    """What the agent is told about a pod."""
+    """What the agent is told about a pod. `capture`: what its annotations ask for."""
 
     uid: str
     name: str
     namespace: str
     service_account: str
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,16 @@ class Session:
     def __init__(self) -> None:
         self._step = _Step.HELLO
         self._outstanding: Event | None = None
-        self.known: set[str] = set()
+        self._told: dict[str, PodIdentity] = {}
+
+    @property
+    def known(self) -> Set[str]:
+        """Uids of the pods that the agent has been told to enrol."""
+        return self._told.keys()
+
+    def departures(self, wanted: Mapping[str, PodIdentity]) -> dict[str, PodIdentity]:
+        """What to ask of an agent that is being replaced: to let go what is not wanted any more, nothing else."""
+        return {uid: told for uid, told in self._told.items() if uid in wanted}
 
     @property
     def live(self) -> bool:
@@ -124,14 +135,14 @@ class Session:
     ) -> Request | None:
         """The next message that brings the agent closer to `wanted` (by uid); None: nothing to say now.
 
-        `again`: pods whose Add failed and is to be repeated.
+        A pod that is to be captured otherwise is added again. `again`: pods whose Add failed and is to be repeated.
         """
         if self.waiting:
             return None
         if gone := sorted(self.known - wanted.keys()):
             return self._del(gone[0])
         for uid, identity in wanted.items():
-            if uid not in self.known or uid in again:
+            if self._told.get(uid) != identity or uid in again:
                 return self._add(identity)
         if self._step is _Step.SNAPSHOT:
             self._outstanding = SnapshotTaken("")
@@ -139,19 +150,32 @@ class Session:
         return None
 
     def _add(self, identity: PodIdentity) -> Request:
-        self.known.add(identity.uid)
+        self._told[identity.uid] = identity
         self._outstanding = Added(identity.uid, "")
         info = zds_pb2.WorkloadInfo(
             name=identity.name, namespace=identity.namespace, service_account=identity.service_account
         )
-        add = zds_pb2.AddWorkload(uid=identity.uid, workload_info=info)
+        add = zds_pb2.AddWorkload(uid=identity.uid, workload_info=info, capture=_capture(identity.capture))
         return Request(zds_pb2.WorkloadRequest(add=add).SerializeToString(), identity.uid)
 
     def _del(self, uid: str) -> Request:
-        self.known.discard(uid)
+        self._told.pop(uid, None)
         self._outstanding = Removed(uid, "")
         payload = {"del": zds_pb2.DelWorkload(uid=uid)}  # `del` is a keyword of Python
         return Request(zds_pb2.WorkloadRequest(**payload).SerializeToString())  # type: ignore[arg-type]
+
+
+def _capture(settings: CaptureSettings) -> zds_pb2.PodCapture:
+    capture = zds_pb2.PodCapture(
+        exclude_inbound_ports=sorted(settings.exclude_inbound),
+        exclude_outbound_ports=sorted(settings.exclude_outbound),
+        only_included_inbound=settings.include_inbound is not None,
+        include_inbound_ports=sorted(settings.include_inbound or ()),
+        bypass_inbound=settings.bypass_inbound,
+    )
+    if settings.dns_capture is not None:
+        capture.dns_capture = settings.dns_capture
+    return capture
 
 
 _Message = TypeVar("_Message", zds_pb2.ZdsHello, zds_pb2.WorkloadResponse)

@@ -100,7 +100,7 @@ class ZdsServer:
             connection.changed = trio.Event()
             wanted = self._wanted()
             if connection is not self._connections[-1]:
-                wanted = {uid: wanted[uid] for uid in connection.session.known if uid in wanted}
+                wanted = connection.session.departures(wanted)
             request = connection.session.next_request(wanted, frozenset(connection.again))
             if request is not None:
                 connection.again.discard(request.netns_of)

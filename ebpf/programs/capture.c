@@ -149,7 +149,8 @@ int steer(struct bpf_sk_lookup *ctx)
 	} else if (port == HBONE_PORT) {
 		kind = HBONE;
 	} else if ((pod->flags & BYPASS_INBOUND) || (from_role & NODE) ||
-		   is_exempt(slot, port, EXEMPT_INBOUND)) {
+		   is_exempt(slot, port, EXEMPT_INBOUND) ||
+		   ((pod->flags & LISTED_INBOUND) && !is_exempt(slot, port, ONLY_INBOUND))) {
 		return SK_PASS;
 	} else {
 		kind = INBOUND;

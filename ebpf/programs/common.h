@@ -25,8 +25,8 @@
 
 enum kind { OUTBOUND, INBOUND, HBONE, DNS, KINDS };
 enum role { OWN = 1, NODE = 2 };
-enum flag { BYPASS_INBOUND = 1, LEAVING = 2 };
-enum direction { EXEMPT_OUTBOUND, EXEMPT_INBOUND };
+enum flag { BYPASS_INBOUND = 1, LEAVING = 2, LISTED_INBOUND = 4 };
+enum direction { EXEMPT_OUTBOUND, EXEMPT_INBOUND, ONLY_INBOUND };
 enum counter {
 	CAPTURED,
 	STEERED_OUTBOUND,
@@ -87,6 +87,7 @@ static inline u32 role_of(u32 slot, struct ip16 *ip)
 	return role ? *role : 0;
 }
 
+/* Whether the port is in this list of the pod's. */
 static inline int is_exempt(u32 slot, u16 port, u16 direction)
 {
 	struct port_key key = {.slot = slot, .port = port, .direction = direction};

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from istiodlite.analyze.capture import check_capture
 from istiodlite.analyze.findings import Finding
 from istiodlite.analyze.mesh import Input, Mesh
 from istiodlite.analyze.policies import check_policies
@@ -9,13 +10,23 @@ from istiodlite.analyze.strictness import check_peer_authentications
 from istiodlite.analyze.wiring import check_labels, check_services, check_waypoints
 from istiodlite.registry.config import MeshConfig
 
-_CHECKS = (check_policies, check_peer_authentications, check_waypoints, check_labels, check_services)
+_CHECKS = (
+    check_policies,
+    check_peer_authentications,
+    check_waypoints,
+    check_labels,
+    check_services,
+    check_capture,
+)
 
 # Every code there is, with what it is about: for the documentation and for those who filter.
 CODES = {
     "action-needs-waypoint": "AUDIT or CUSTOM without targetRefs",
     "allow-needs-waypoint": "ALLOW rule with HTTP attributes and no targetRefs: left out, so it denies",
     "dataplane-mode": "a value of istio.io/dataplane-mode that means nothing",
+    "capture-annotation": "an annotation about capture that is ignored, or does nothing",
+    "capture-without-mesh": "an annotation about capture on a pod that is not enrolled",
+    "captured-less": "an annotation that lets plaintext go around policies",
     "deny-only-http": "DENY rule with nothing but HTTP attributes and no waypoint: denies nothing",
     "deny-wider": "DENY rule with HTTP attributes and no waypoint: denies more",
     "disable-is-permissive": "PeerAuthentication DISABLE",

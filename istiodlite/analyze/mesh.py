@@ -38,6 +38,7 @@ class Workload:
 
     key: ObjectKey
     labels: Mapping[str, str]
+    annotations: Mapping[str, str]
     account: str
     enrolled: bool
     ports: Mapping[str, int]
@@ -94,7 +95,8 @@ class Mesh:
                 return None
             containers = [(port.name, port.number) for c in obj.containers for port in c.ports]
             enrolled = self._enrolled(key, obj.meta.labels, obj.meta.annotations, obj.host_network)
-            return _made(key, obj.meta.labels, obj.service_account, enrolled, containers)
+            labels, annotations = obj.meta.labels, obj.meta.annotations
+            return _made(key, labels, annotations, obj.service_account, enrolled, containers)
         if obj.kind not in _TEMPLATES and obj.kind != "CronJob":
             return None
         template = _path(
@@ -108,8 +110,10 @@ class Mesh:
             for port in _maps(container.get("ports"))
             if isinstance(port.get("containerPort"), int)
         ]
-        enrolled = self._enrolled(key, labels, _texts(meta.get("annotations")), bool(spec.get("hostNetwork")))
-        return _made(key, labels, str(spec.get("serviceAccountName") or "default"), enrolled, containers)
+        annotations = _texts(meta.get("annotations"))
+        enrolled = self._enrolled(key, labels, annotations, bool(spec.get("hostNetwork")))
+        account = str(spec.get("serviceAccountName") or "default")
+        return _made(key, labels, annotations, account, enrolled, containers)
 
     def _enrolled(
         self, key: ObjectKey, labels: Mapping[str, str], annotations: Mapping[str, str], host: bool
@@ -179,10 +183,17 @@ def _without_replicas(workloads: list[Workload]) -> list[Workload]:
 
 
 def _made(
-    key: ObjectKey, labels: Mapping[str, str], account: str, enrolled: bool, ports: list[tuple[str, int]]
+    key: ObjectKey,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
+    account: str,
+    enrolled: bool,
+    ports: list[tuple[str, int]],
 ) -> Workload:
     named = {name: number for name, number in ports if name}
-    return Workload(key, labels, account, enrolled, named, frozenset(number for _, number in ports))
+    return Workload(
+        key, labels, annotations, account, enrolled, named, frozenset(number for _, number in ports)
+    )
 
 
 def _path(value: Any, *names: str) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -30,12 +31,30 @@ class WorkloadInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., service_account: _Optional[str] = ...) -> None: ...
 
 class AddWorkload(_message.Message):
-    __slots__ = ("uid", "workload_info")
+    __slots__ = ("uid", "workload_info", "capture")
     UID_FIELD_NUMBER: _ClassVar[int]
     WORKLOAD_INFO_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     uid: str
     workload_info: WorkloadInfo
-    def __init__(self, uid: _Optional[str] = ..., workload_info: _Optional[_Union[WorkloadInfo, _Mapping]] = ...) -> None: ...
+    capture: PodCapture
+    def __init__(self, uid: _Optional[str] = ..., workload_info: _Optional[_Union[WorkloadInfo, _Mapping]] = ..., capture: _Optional[_Union[PodCapture, _Mapping]] = ...) -> None: ...
+
+class PodCapture(_message.Message):
+    __slots__ = ("exclude_inbound_ports", "exclude_outbound_ports", "only_included_inbound", "include_inbound_ports", "bypass_inbound", "dns_capture")
+    EXCLUDE_INBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_OUTBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_INCLUDED_INBOUND_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_INBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
+    BYPASS_INBOUND_FIELD_NUMBER: _ClassVar[int]
+    DNS_CAPTURE_FIELD_NUMBER: _ClassVar[int]
+    exclude_inbound_ports: _containers.RepeatedScalarFieldContainer[int]
+    exclude_outbound_ports: _containers.RepeatedScalarFieldContainer[int]
+    only_included_inbound: bool
+    include_inbound_ports: _containers.RepeatedScalarFieldContainer[int]
+    bypass_inbound: bool
+    dns_capture: bool
+    def __init__(self, exclude_inbound_ports: _Optional[_Iterable[int]] = ..., exclude_outbound_ports: _Optional[_Iterable[int]] = ..., only_included_inbound: bool = ..., include_inbound_ports: _Optional[_Iterable[int]] = ..., bypass_inbound: bool = ..., dns_capture: bool = ...) -> None: ...
 
 class KeepWorkload(_message.Message):
     __slots__ = ("uid",)

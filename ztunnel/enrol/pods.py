@@ -3,7 +3,8 @@
 A pod is *running* (captured, its three listeners in the engine, certificate asked for) or *pending* (starting
 failed; tried again every RETRY seconds). Rules as Istio's agent keeps them:
 
-- Add of a running pod in the same network namespace does nothing; in another one it moves the pod there.
+- Add of a running pod in the same network namespace does nothing, except that other capture settings take
+  effect; in another one it moves the pod there.
 - A first list (snapshot) begins each connection: pods it does not name are withdrawn at its end.
 - Losing the connection changes nothing for pods.
 - A pod that leaves is captured no longer from that moment on, but what is relayed for it goes on until it
@@ -16,6 +17,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, TypeAlias
 
@@ -25,6 +27,7 @@ from ebpf.capture import EnrolledPod, PodNetwork
 from ebpf.errors import CaptureError
 from hbone.engine import ListenerKind
 from hbone.spiffe import SpiffeId
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import Add, Delete, Keep, ProtocolError, Request, Snapshot
 from ztunnel.logs import fields
 
@@ -73,6 +76,7 @@ class Pod:
     netns: int
     identity: SpiffeId
     identity_number: int
+    settings: CaptureSettings
     listeners: list[int] = field(default_factory=list)
 
     @property
@@ -90,11 +94,11 @@ class Pods:
         capture: _Capture,
         engine: _Engine,
         identities: _Identities,
-        network_of: Callable[[int], PodNetwork],
+        network_of: Callable[[int, CaptureSettings], PodNetwork],
         trust_domain_of: Callable[[str, str, str], str],
     ) -> None:
-        """`network_of` reads what to capture from a namespace (in a thread); `trust_domain_of` tells the
-        trust domain of a pod by its namespace, name and service account."""
+        """`network_of` reads what to capture from a namespace, under the pod's settings (in a thread);
+        `trust_domain_of` tells the trust domain of a pod by its namespace, name and service account."""
         self._capture, self._engine, self._identities = capture, engine, identities
         self._network_of, self._trust_domain_of = network_of, trust_domain_of
         self._by_uid: dict[str, Pod] = {}
@@ -187,22 +191,27 @@ class Pods:
                     if self._by_uid.get(pod.uid) is pod:
                         await self._follow(pod)
 
-    async def _follow(self, pod: Pod) -> None:
+    async def _follow(self, pod: Pod) -> str:
+        """Bring capture up to date with the namespace and the settings; returns the error."""
+
         def again() -> EnrolledPod | None:
-            network = self._network_of(pod.enrolled.network.netns_fd)
+            network = self._network_of(pod.enrolled.network.netns_fd, pod.settings)
             same = network == pod.enrolled.network or not network.addresses
             return None if same else self._capture.enrol(network)
 
+        name = f"{pod.namespace}/{pod.name}"
         try:
             enrolled = await trio.to_thread.run_sync(again)
         except Exception as error:
-            name = f"{pod.namespace}/{pod.name}"
-            _log.warning("addresses not followed", extra=fields(pod=name, error=str(error)))
-            return
+            _log.warning("capture not brought up to date", extra=fields(pod=name, error=str(error)))
+            return f"{name} stays captured as before: {error}"
         if enrolled is not None:
             pod.enrolled = enrolled
             shown = ",".join(str(address) for address in pod.addresses)
-            _log.info("addresses changed", extra=fields(pod=f"{pod.namespace}/{pod.name}", addresses=shown))
+            _log.info(
+                "capture brought up to date", extra=fields(pod=name, addresses=shown, **_shown(pod.settings))
+            )
+        return ""
 
     def stop_accepting(self) -> None:
         """Close the listeners: from here on the kernel makes clients try again until another agent listens,
@@ -220,7 +229,10 @@ class Pods:
         running = self._by_uid.get(add.uid)
         if running is not None and running.netns_key == key:
             os.close(add.netns_fd)
-            return ""
+            if add.settings is None:
+                return ""
+            running.settings = add.settings
+            return await self._follow(running)
         if running is not None:
             await self._stop(running)
         self._drop_pending(add.uid)
@@ -281,9 +293,10 @@ class Pods:
         return ""
 
     async def _start(self, add: Add) -> None:
-        enrolled = await trio.to_thread.run_sync(self._enrol, add.netns_fd)
+        settings = add.settings or CaptureSettings()
+        enrolled = await trio.to_thread.run_sync(self._enrol, add.netns_fd, settings)
         try:
-            pod = self._listen(add, enrolled)
+            pod = self._listen(add, enrolled, settings)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._capture.withdraw, enrolled)
@@ -291,14 +304,13 @@ class Pods:
         self._by_uid[pod.uid] = self._by_tag[pod.tag] = pod
         self.started += 1
         shown = ",".join(str(address) for address in pod.addresses)
-        _log.info(
-            "pod enrolled", extra=fields(pod=f"{pod.namespace}/{pod.name}", uid=pod.uid, addresses=shown)
-        )
+        name = f"{pod.namespace}/{pod.name}"
+        _log.info("pod enrolled", extra=fields(pod=name, uid=pod.uid, addresses=shown, **_shown(settings)))
 
-    def _enrol(self, netns_fd: int) -> EnrolledPod:
-        return self._capture.enrol(self._network_of(netns_fd))
+    def _enrol(self, netns_fd: int, settings: CaptureSettings) -> EnrolledPod:
+        return self._capture.enrol(self._network_of(netns_fd, settings))
 
-    def _listen(self, add: Add, enrolled: EnrolledPod) -> Pod:
+    def _listen(self, add: Add, enrolled: EnrolledPod, settings: CaptureSettings) -> Pod:
         self._tags += 1
         tag, identity = self._tags, self._identity_of(add)
         number = self._identities.hold(add.uid, identity)
@@ -314,6 +326,7 @@ class Pods:
             netns,
             identity,
             number,
+            settings,
         )
         try:
             for sock, kind in self._sockets(enrolled):
@@ -394,6 +407,15 @@ class Pods:
 
 class _Socket(Protocol):
     def fileno(self) -> int: ...
+
+
+def _shown(settings: CaptureSettings) -> dict[str, str]:
+    """What differs from capturing everything, for the log."""
+    return {
+        each.name: ",".join(map(str, sorted(value))) if isinstance(value, frozenset) else str(value).lower()
+        for each in dataclass_fields(settings)
+        if (value := getattr(settings, each.name)) != each.default
+    }
 
 
 def _netns_key(fd: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from istiodlite.api import zds_pb2
 from ztunnel.backoff import Backoff
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.logs import fields
 
 __all__ = [
@@ -50,13 +51,15 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Enrol this pod. `netns_fd` belongs to whoever gets the request."""
+    """Enrol this pod. `netns_fd` belongs to whoever gets the request. `settings`: None where the other side
+    does not tell (Istio's)."""
 
     uid: str
     name: str
     namespace: str
     service_account: str
     netns_fd: int
+    settings: CaptureSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,24 @@ def _decode_add(add: zds_pb2.AddWorkload, fds: Sequence[int]) -> Add:
     if not add.HasField("workload_info"):
         raise ProtocolError("AddWorkload without workload_info")
     info = add.workload_info
-    return Add(add.uid, info.name, info.namespace, info.service_account or "default", fds[0])
+    account = info.service_account or "default"
+    return Add(add.uid, info.name, info.namespace, account, fds[0], _decode_settings(add))
+
+
+def _decode_settings(add: zds_pb2.AddWorkload) -> CaptureSettings | None:
+    if not add.HasField("capture"):
+        return None
+    told = add.capture
+    lists = (told.exclude_inbound_ports, told.exclude_outbound_ports, told.include_inbound_ports)
+    if not all(0 < port < 65536 for ports in lists for port in ports):
+        raise ProtocolError("AddWorkload with a port that is none")
+    return CaptureSettings(
+        frozenset(told.exclude_inbound_ports),
+        frozenset(told.exclude_outbound_ports),
+        frozenset(told.include_inbound_ports) if told.only_included_inbound else None,
+        told.bypass_inbound,
+        told.dns_capture if told.HasField("dns_capture") else None,
+    )
 
 
 class Handler(Protocol):

@@ -42,6 +42,18 @@ spec:
 """
 
 
+def test_annotations_about_capture_that_cannot_be_read_are_noted_once_for_a_deployment() -> None:
+    text = deployment(3).replace(
+        "metadata: {labels: {app: web}}",
+        "metadata: {labels: {app: web}, annotations: {ambient.istio.io/dns-capture: 'maybe'}}",
+    )
+    notes = [note for note in compiled(text).notes if "dns-capture" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        "Deployment shop/web: annotation ambient.istio.io/dns-capture: must be true or false"
+    )
+
+
 def test_deployment_becomes_pods_named_as_on_kubernetes() -> None:
     desired = compiled(deployment(3))
     pods = list(desired.pods.values())

@@ -1,5 +1,7 @@
 """The enrolment protocol and a pod's way through it."""
 
+from dataclasses import replace
+
 import pytest
 
 from daemonset.local.desired import PodTemplate, make_template
@@ -14,8 +16,19 @@ from daemonset.local.enrolment import (
     removed,
     wanted,
 )
-from daemonset.local.zds import Added, PodIdentity, ProtocolError, Removed, Request, Session, SnapshotTaken
+from daemonset.local.zds import (
+    PACKET_LIMIT,
+    Added,
+    PodIdentity,
+    ProtocolError,
+    Removed,
+    Request,
+    Session,
+    SnapshotTaken,
+)
 from istiodlite.api import zds_pb2
+from ztunnel.enrol.settings import MAX_PORTS, CaptureSettings
+from ztunnel.enrol.zds import Add, decode
 
 HELLO = zds_pb2.ZdsHello(version=zds_pb2.V1).SerializeToString()
 ACK = zds_pb2.WorkloadResponse(ack=zds_pb2.Ack()).SerializeToString()
@@ -86,6 +99,36 @@ def test_add_carries_the_pods_identity() -> None:
     message.ParseFromString(request.packet)
     info = message.add.workload_info
     assert (message.add.uid, info.name, info.namespace, info.service_account) == ("p", "p", "ns", "sa")
+
+
+def test_pod_that_is_to_be_captured_otherwise_is_added_again() -> None:
+    session, other = Session(), replace(P, capture=CaptureSettings(frozenset({80})))
+    session.receive(HELLO)
+    session.next_request({"p": P})
+    session.receive(ACK)
+    assert kind(session.next_request({"p": P})) == "snapshot_sent"
+    session.receive(ACK)
+    assert session.next_request(session.departures({"p": other})) is None  # the agent that is being replaced
+    again = session.next_request({"p": other})
+    assert again is not None
+    assert again.netns_of == "p"
+    assert list(zds_pb2.WorkloadRequest.FromString(again.packet).add.capture.exclude_inbound_ports) == [80]
+    session.receive(ACK)
+    assert session.next_request({"p": other}) is None
+    assert kind(session.next_request(session.departures({}))) == "del"
+
+
+def test_longest_names_and_lists_fit_a_packet_and_arrive_as_they_were() -> None:
+    ports = frozenset(range(65536 - MAX_PORTS, 65536))
+    settings = CaptureSettings(ports, ports, ports, True, False)
+    session = Session()
+    session.receive(HELLO)
+    request = session.next_request({"p": PodIdentity("u" * 36, "n" * 253, "s" * 63, "a" * 253, settings)})
+    assert request is not None
+    assert len(request.packet) <= PACKET_LIMIT
+    told = decode(request.packet, [3])
+    assert isinstance(told, Add)
+    assert told.settings == settings
 
 
 @pytest.mark.parametrize(

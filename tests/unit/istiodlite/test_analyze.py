@@ -51,6 +51,11 @@ def strict(spec: str, namespace: str = "shop", name: str = "strict") -> str:
     return f"kind: PeerAuthentication\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}"
 
 
+def annotated(name: str, value: str, spec: str = "") -> str:
+    meta = f"{{name: odd, namespace: shop, labels: {{app: odd}}, annotations: {{{name}: '{value}'}}}}"
+    return f"kind: Pod\nmetadata: {meta}\nspec: {{{spec}containers: [{{name: c, image: x}}]}}"
+
+
 BASE = (NAMESPACE, deployment("web"), deployment("front"), SERVICE)
 
 
@@ -192,6 +197,12 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
         "target-port-missing",
         (SERVICE.replace("name: web,", "name: web2,").replace("targetPort: http", "targetPort: htp"),),
     ),
+    ("capture-annotation", (annotated("traffic.sidecar.istio.io/excludeInboundPorts", "80,http"),)),
+    ("capture-annotation", (annotated("traffic.sidecar.istio.io/includeOutboundPorts", "80"),)),
+    ("captured-less", (annotated("traffic.sidecar.istio.io/excludeInboundPorts", "9000"),)),
+    ("captured-less", (annotated("traffic.sidecar.istio.io/includeInboundPorts", ""),)),
+    ("captured-less", (annotated("ambient.istio.io/bypass-inbound-capture", "true"),)),
+    ("capture-without-mesh", (annotated("ambient.istio.io/dns-capture", "false", "hostNetwork: true, "),)),
     (
         "entry-without-address",
         (

@@ -81,7 +81,7 @@ class Bench:
             capture=capture,
             engine=engine,
             identities=holder,
-            network_of=lambda fd: PodNetwork(fd, self.addresses),
+            network_of=lambda fd, _: PodNetwork(fd, self.addresses),
             trust_domain_of=lambda *_: "cluster.local",
         )
         self.asked: list[str] = []

@@ -18,6 +18,7 @@ from hbone.engine import ListenerKind
 from hbone.spiffe import SpiffeId
 from tests.unit.ztunnel.doubles import FakeCapture, Recorder
 from ztunnel.enrol.pods import FOLLOW, RELEASE, RETRY, Pods
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import Add, Delete, Keep, ProtocolError, Snapshot
 from ztunnel.identity.manager import IdentityManager
 
@@ -35,16 +36,19 @@ class Setup:
             capture=capture,
             engine=engine,
             identities=self.identities,
-            network_of=lambda fd: PodNetwork(fd, self.addresses),
+            network_of=self._network_of,
             trust_domain_of=lambda namespace, name, account: self.domains.get(name, "cluster.local"),
         )
         self.pods.connected()
 
-    def add(self, uid: str, netns: str = "") -> Add:
+    def _network_of(self, fd: int, settings: CaptureSettings) -> PodNetwork:
+        return PodNetwork(fd, self.addresses, exempt_inbound_ports=settings.exclude_inbound)
+
+    def add(self, uid: str, netns: str = "", settings: CaptureSettings | None = None) -> Add:
         """A request with a descriptor of its own; equal `netns` means the same namespace."""
         path = self.folder / (netns or uid)
         path.touch()
-        return Add(uid, uid, "shop", f"sa-{uid}", os.open(path, os.O_RDONLY))
+        return Add(uid, uid, "shop", f"sa-{uid}", os.open(path, os.O_RDONLY), settings)
 
 
 @pytest.fixture
@@ -93,6 +97,31 @@ async def test_adding_the_same_pod_twice_starts_it_once(setup: Setup) -> None:
     await setup.pods.handle(setup.add("a"))
     assert setup.capture.slots == 1
     assert setup.pods.started == 1
+
+
+@pytest.mark.trio
+async def test_other_settings_of_a_running_pod_take_effect_in_place(setup: Setup) -> None:
+    await setup.pods.handle(setup.add("a", settings=CaptureSettings(frozenset({80}))))
+    (pod,) = setup.pods
+    assert pod.enrolled.network.exempt_inbound_ports == {80}
+    assert await setup.pods.handle(setup.add("a", settings=CaptureSettings(frozenset({90})))) == ""
+    assert await setup.pods.handle(setup.add("a")) == ""  # one who does not tell changes nothing
+    assert list(setup.pods) == [pod]
+    assert pod.enrolled.network.exempt_inbound_ports == {90}
+    assert setup.pods.started == 1
+
+
+@pytest.mark.trio
+async def test_settings_that_cannot_take_effect_are_reported_and_tried_again(setup: Setup) -> None:
+    await setup.pods.handle(setup.add("a"))
+    (pod,) = setup.pods
+    setup.capture.fail = NO_SLOT
+    wanted = CaptureSettings(frozenset({90}))
+    assert "no room" in await setup.pods.handle(setup.add("a", settings=wanted))
+    assert pod.enrolled.network.exempt_inbound_ports == frozenset()
+    setup.capture.fail = None
+    assert await setup.pods.handle(setup.add("a", settings=wanted)) == ""
+    assert pod.enrolled.network.exempt_inbound_ports == {90}
 
 
 @pytest.mark.trio

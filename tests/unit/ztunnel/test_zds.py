@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from istiodlite.api import zds_pb2
 from ztunnel.enrol import zds
+from ztunnel.enrol.settings import CaptureSettings
 
 
 def add_packet(uid: str = "u1", *, info: bool = True) -> bytes:
@@ -33,6 +34,23 @@ def delete_packet(uid: str) -> bytes:
 
 def test_delete_has_its_uid_in_field_two() -> None:
     assert zds.decode(delete_packet("pod-7"), []) == zds.Delete("pod-7")
+
+
+def test_settings_come_with_the_pod_and_istios_agent_sends_none() -> None:
+    told = zds.decode(add_packet(), [3])
+    assert isinstance(told, zds.Add)
+    assert told.settings is None
+    message = zds_pb2.WorkloadRequest.FromString(add_packet())
+    message.add.capture.CopyFrom(
+        zds_pb2.PodCapture(exclude_inbound_ports=[80], only_included_inbound=True, dns_capture=False)
+    )
+    told = zds.decode(message.SerializeToString(), [3])
+    assert isinstance(told, zds.Add)
+    wanted = CaptureSettings(frozenset({80}), include_inbound=frozenset(), dns_capture=False)
+    assert told.settings == wanted
+    message.add.capture.exclude_outbound_ports.append(65536)
+    with pytest.raises(zds.ProtocolError, match="port"):
+        zds.decode(message.SerializeToString(), [3])
 
 
 def test_hello_says_version_one() -> None:
