@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from istiodlite import memory
 from istiodlite.api import discovery_pb2
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.service import OPAQUE, Authenticator
@@ -42,6 +43,8 @@ LARGE_AT_ONCE = 4
 LARGE_PATIENCE = 10.0
 OPENING_REQUESTS = 2
 OPENING_PATIENCE = 0.25
+# So long after the last opening of a herd the memory its megabytes took goes back to the system.
+SETTLED = 2.0
 
 _Request = discovery_pb2.DeltaDiscoveryRequest | discovery_pb2.DiscoveryRequest
 _log = logging.getLogger("istiodlite.xds")
@@ -104,6 +107,7 @@ class DiscoveryService:
         self._seen: dict[int, float] = {}
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._opening = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._settled: asyncio.TimerHandle | None = None
 
     def handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
         """Of DeltaAggregatedResources."""
@@ -214,6 +218,13 @@ class DiscoveryService:
             return await context.read()
         finally:
             release()
+            self._tidy_when_settled()
+
+    def _tidy_when_settled(self) -> None:
+        if self._settled is not None:
+            self._settled.cancel()
+        loop = asyncio.get_running_loop()
+        self._settled = loop.call_later(SETTLED, loop.run_in_executor, None, memory.give_back)
 
     def _on_request(self, client: Client, request: _Request) -> None:
         session = client.session
