@@ -106,6 +106,11 @@ class Direct:
         with self._lock:
             return dict(self._pairs)
 
+    @property
+    def events(self) -> tuple[int, int]:
+        """The queue's descriptor and the size of an event in bytes, for readers other than `take`."""
+        return self._kernel.maps["direct_events"], pairs.EVENT_SIZE
+
     def take(self, limit: int = 1024) -> list[DirectEvent]:
         """What happened to direct connections, in order, at most so many at a time."""
         fd = self._kernel.maps["direct_events"]

@@ -10,7 +10,8 @@
  * Whatever is not in `direct_pairs` at the moment the SYN leaves goes to the proxy. Pairs count only until
  * `direct_until`, which a living agent keeps ahead of the clock.
  */
-#define TCP_STATE_ESTABLISHED 1
+#define TCP_STATE_SYN_SENT 2
+#define TCP_STATE_SYN_RECV 3
 #define TCP_STATE_FIN_WAIT2 5
 #define TCP_STATE_CLOSE 7
 #define TCP_STATE_LAST_ACK 9
@@ -246,7 +247,6 @@ static inline void server_accepts(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	direct->from_slot = conn->from_slot;
 	direct->to_slot = conn->to_slot;
 	direct->role = SERVER;
-	direct->established = 1;
 	conn->accepted = 1;
 	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -257,6 +257,7 @@ static inline void closed(struct bpf_sock_ops *ctx, struct direct_socket *direct
 	struct direct_conn *conn;
 	int is_client = direct->role == CLIENT;
 
+	direct->established = before != TCP_STATE_SYN_SENT && before != TCP_STATE_SYN_RECV;
 	event.state = before;
 	event.sent = ctx->bytes_acked;
 	event.received = ctx->bytes_received;
@@ -277,13 +278,17 @@ static inline void closed(struct bpf_sock_ops *ctx, struct direct_socket *direct
 
 int direct(struct bpf_sock_ops *ctx)
 {
-	u32 op = READ(ctx->op), before, now;
+	u32 op = READ(ctx->op);
 	struct direct_socket *direct;
 	struct bpf_sock *sk;
 
-	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
-	    op != BPF_SOCK_OPS_STATE_CB)
+	/* Called a dozen times for each connection: most of them end here. */
+	if (op == BPF_SOCK_OPS_STATE_CB) {
+		if (READ(ctx->args[1]) != TCP_STATE_CLOSE)
+			return 1;
+	} else if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		return 1;
+	}
 	sk = ctx->sk;
 	if (!sk)
 		return 1;
@@ -298,12 +303,7 @@ int direct(struct bpf_sock_ops *ctx)
 		client_connects(ctx, sk, direct);
 		return 1;
 	}
-	before = READ(ctx->args[0]);
-	now = READ(ctx->args[1]);
-	if (now == TCP_STATE_ESTABLISHED)
-		direct->established = 1;
-	else if (now == TCP_STATE_CLOSE)
-		closed(ctx, direct, before);
+	closed(ctx, direct, READ(ctx->args[0]));
 	return 1;
 }
 

@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.bench.capture.cases import capture_cases
+from tests.bench.capture.group import run_capture
+from tests.bench.capture.variants import capture_variants
 from tests.bench.cases import hbone_cases
 from tests.bench.control.group import run_control
 from tests.bench.hbone import run_hbone
@@ -25,7 +28,7 @@ from tests.bench.rounds import Plan, say
 from tests.bench.tables import text
 from tests.bench.variants import DEFAULT, known
 
-GROUPS = {"hbone": run_hbone, "mesh": run_mesh, "control": run_control}
+GROUPS = {"hbone": run_hbone, "capture": run_capture, "mesh": run_mesh, "control": run_control}
 OPEN_FILES = 1 << 18
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="CPU that all processes share in request and connection rows; 'none': no pinning; "
         "'auto' (default): the last CPU on machines with less than 4, else none",
+    )
+    made.add_argument(
+        "--first",
+        action="store_true",
+        help="group capture: at real-time priority, for figures on a machine that has other work to do",
     )
     made.add_argument(
         "--libssl",
@@ -117,7 +125,9 @@ def main(arguments: list[str] | None = None) -> int:
         rows = (row.case for case in hbone_cases() for row in case.rows)
         print(f"rows of hbone: {', '.join(rows)}")
         print(f"rows of mesh: {', '.join(case.name for case in mesh_cases())}")
+        print(f"rows of capture: {', '.join(case.name for case in capture_cases())}")
         print(f"variants of hbone: {', '.join(known())}")
+        print(f"variants of capture: {', '.join(capture_variants())}")
         return 0
     if os.geteuid() != 0:
         say("bench: needs root to make network namespaces: run it with sudo")

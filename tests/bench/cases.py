@@ -48,7 +48,8 @@ def bulk(direction: str, conns: int) -> Case:
     return Case((row,), measure)
 
 
-def _rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold: bool = False) -> Case:
+def rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold: bool = False) -> Case:
+    """How many `unit`s a second the load with these options completes, with their latency."""
     row = Row(case, f"{unit}/s", "higher", unit)
 
     def measure(rig: Rig, seconds: float) -> dict[str, Sample]:
@@ -65,7 +66,7 @@ def _rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold:
 
 def exchange(conns: int, size: int, name: str) -> Case:
     """Request-response of `size` bytes both ways, each connection waits for its answer before it asks again."""
-    return _rate(
+    return rate(
         f"rr-{conns}-{name}", "request", ("rr", "--conns", str(conns), "--size", str(size)), settle=False
     )
 
@@ -73,7 +74,7 @@ def exchange(conns: int, size: int, name: str) -> Case:
 def connections(*, cold: bool) -> Case:
     """New connections, 16 at once, one 64-byte round trip each. Warm: a tunnel stands; cold: each needs a handshake."""
     name = "conn-cold" if cold else "conn-warm"
-    return _rate(name, "connection", ("conns", "--conns", "16", "--size", "64"), settle=True, cold=cold)
+    return rate(name, "connection", ("conns", "--conns", "16", "--size", "64"), settle=True, cold=cold)
 
 
 def mixed() -> Case:

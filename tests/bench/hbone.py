@@ -23,7 +23,11 @@ from tests.bench.variants import DEFAULT, Variant, known
 
 def choose_cases(names: str | None) -> list[Case]:
     """The cases that give the named rows; BuildError for an unknown row."""
-    cases = hbone_cases()
+    return chosen(hbone_cases(), names)
+
+
+def chosen(cases: list[Case], names: str | None) -> list[Case]:
+    """The same among other cases."""
     if names is None:
         return cases
     wanted = names.split(",")

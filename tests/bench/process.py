@@ -43,12 +43,25 @@ class Process:
     """One running program. `proxy` tells whether its CPU time and memory count as the variant's."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, *, proxy: bool, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        proxy: bool,
+        environment: Mapping[str, str],
+        keep: Sequence[int] = (),
     ) -> None:
+        """`keep`: descriptors that the program inherits."""
         self.name, self.proxy, self.log = name, proxy, log
         with log.open("wb") as output:
             self._popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                pass_fds=keep,
             )
         self.pid = self._popen.pid
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.bench.cases import Case
 from tests.bench.results import Row, Sample, Samples
 from tests.bench.tables import cpu_cost, number
-from tests.bench.testbed import MeasurementError, Session, Testbed, session
+from tests.bench.testbed import MeasurementError, Rig, Testbed, session
 from tests.bench.variants import Variant
 
 INTEGRITY = ("check", "--conns", "4", "--mebibytes", "4")
@@ -61,11 +61,12 @@ def once(bed: Testbed, case: Case, variant: Variant, plan: Plan, *, check: bool)
         variant.start(current, case)
         if check:
             current.load(*INTEGRITY)
-        _warm_up(current)
+        warm_up(current)
         return case.measure(current, plan.seconds)
 
 
-def _warm_up(current: Session) -> None:
+def warm_up(current: Rig) -> None:
+    """A moment of load, so that the figure does not hold what only happens once."""
     current.load("rr", "--conns", "1", "--size", "64", "--seconds", "0.2")
 
 
@@ -75,8 +76,12 @@ def run(
     variants: Mapping[str, Variant],
     plan: Plan,
     progress: Callable[[str], None] = say,
+    figure: Callable[..., Mapping[str, Sample]] = once,
 ) -> list[tuple[Row, Samples]]:
-    """All samples of a group. A round that fails is recorded with its reason and does not end the run."""
+    """All samples of a group. A round that fails is recorded with its reason and does not end the run.
+
+    `figure` takes one, called as `once` is.
+    """
     by_name = {case.name: case for case in cases}
     samples = {row.case: Samples() for case in cases for row in case.rows}
     checked: set[str] = set()
@@ -92,7 +97,7 @@ def run(
             f"[{position}/{len(steps)}, {time.monotonic() - start:.0f} s] round {turn + 1}: {name}, {variant}"
         )
         try:
-            got = once(bed, case, variants[variant], plan, check=variant not in checked)
+            got = figure(bed, case, variants[variant], plan, check=variant not in checked)
         except MeasurementError as error:
             progress(f"{where}: no figure: {error}")
             for row in case.rows:

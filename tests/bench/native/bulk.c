@@ -19,11 +19,13 @@ struct flow {
     uint64_t bytes;
 };
 
-static uint64_t move(struct flow *f, bool down, int zero_fd) {
+static uint64_t move(struct flow *f, const struct options *o, int zero_fd) {
     uint64_t moved = 0;
     for (int i = 0; i < CALLS_PER_EVENT; i++) {
         off_t offset = 0;
-        ssize_t n = down ? recv(f->fd, scratch, sizeof scratch, MSG_TRUNC) : sendfile(f->fd, zero_fd, &offset, CHUNK);
+        ssize_t n = o->down    ? recv(f->fd, scratch, sizeof scratch, MSG_TRUNC)
+                    : o->writes ? send(f->fd, zeros, o->writes, MSG_NOSIGNAL)
+                                : sendfile(f->fd, zero_fd, &offset, CHUNK);
         if (n < 0 && errno == EAGAIN)
             break;
         if (n <= 0)
@@ -52,7 +54,7 @@ int run_bulk(const struct options *o) {
     struct flow *flows = calloc((size_t)o->conns, sizeof *flows);
     struct epoll_event events[256];
     unsigned char head[PREFACE];
-    preface(head, o->down ? 'D' : 'S', 0);
+    preface(head, o->down ? 'D' : o->writes ? 'C' : 'S', 0);
     for (int i = 0; i < o->conns; i++)
         flows[i].fd = dial(o, false);
     gate_ready(o);
@@ -73,7 +75,7 @@ int run_bulk(const struct options *o) {
         }
         int n = epoll_wait(epoll, events, 256, 50);
         for (int i = 0; i < n; i++)
-            total += move(events[i].data.ptr, o->down, zero_fd);
+            total += move(events[i].data.ptr, o, zero_fd);
     }
     if (!o->down) {
         verify_arrival(flows, o->conns);

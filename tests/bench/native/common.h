@@ -1,7 +1,7 @@
 /* Shared parts of the load generator: clock, sockets, the request preface, latency histogram, arguments.
  *
  * Every connection starts with an 8-byte preface that tells the server what to do:
- *   byte 0    mode: 'S' sink, 'D' source, 'R' request-response, 'E' echo
+ *   byte 0    mode: 'S' sink, 'C' copying sink, 'D' source, 'R' request-response, 'E' echo
  *   bytes 1-3 zero
  *   bytes 4-7 message size in bytes (big endian), used by 'R'
  */
@@ -27,6 +27,8 @@ struct options {
     bool down;
     bool gated; /* say when everything is set up, start at a line of stdin, close when stdin ends */
     uint64_t mebibytes;
+    uint32_t writes; /* bulk: bytes of a write; 0: sendfile at one end, nothing copied at the other */
+    int listener;    /* serve: a listening socket that was inherited; -1: none */
 };
 
 /* Latencies in nanoseconds, log-linear: 64 steps per power of two, so the error is below 1.6 %. */
@@ -59,6 +61,7 @@ int serve(const struct options *o);
 int run_bulk(const struct options *o);
 int run_exchange(const struct options *o);
 int run_connections(const struct options *o);
+int run_dials(const struct options *o);
 int run_idle(const struct options *o);
 int run_check(const struct options *o);
 

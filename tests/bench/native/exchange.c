@@ -143,6 +143,28 @@ int run_connections(const struct options *o) {
     return 0;
 }
 
+/* Blocking, one after the other, so that the time of connect() is nothing else's. */
+int run_dials(const struct options *o) {
+    unsigned char head[PREFACE];
+    preface(head, 'R', o->size);
+    gate_ready(o);
+    uint64_t start = now_ns(), end = start + (uint64_t)(o->seconds * 1e9), done = 0, now;
+    while ((now = now_ns()) < end) {
+        int fd = dial(o, false);
+        histogram_add(&latency, now_ns() - now);
+        send_all(fd, head, sizeof head);
+        send_all(fd, zeros, o->size);
+        receive_all(fd, scratch, o->size);
+        close(fd);
+        done++;
+    }
+    printf("{\"per_s\": %.2f, \"p50_us\": %.2f, \"p99_us\": %.2f, \"count\": %lu, \"own_cpu_s\": %.4f}\n",
+           (double)done / ((double)(now - start) * 1e-9), histogram_us(&latency, 0.5),
+           histogram_us(&latency, 0.99), done, self_cpu());
+    gate_close(o);
+    return 0;
+}
+
 int run_idle(const struct options *o) {
     int *fds = calloc((size_t)o->conns, sizeof *fds);
     char byte;

@@ -4,10 +4,12 @@
  *   load bulk   ADDR:PORT --conns N --seconds S up|down      bytes per second; every byte is accounted for
  *   load rr     ADDR:PORT --conns N --size B --seconds S     closed-loop request-response
  *   load conns  ADDR:PORT --conns N --size B --seconds S     connect, one round trip, close; N at once
+ *   load dials  ADDR:PORT --size B --seconds S               the same one by one; latency is that of connect()
  *   load idle   ADDR:PORT --conns N                          open, one round trip each, hold until stdin ends
  *   load check  ADDR:PORT --conns N --mebibytes M            echo of a pattern, every byte compared
  *
- * With --gated, bulk, rr and conns print {"ready": N} when they are set up, start when stdin has a line, and keep
+ * `serve --listener FD` accepts from an inherited socket. `bulk --writes B up` writes B bytes at a time, and both ends
+ * copy as applications do. With --gated, bulk, rr, conns and dials print {"ready": N} when they are set up, start when stdin has a line, and keep
  * their connections after the result until stdin ends. ADDR is an IPv4 address or an IPv6 address in brackets.
  */
 #define _GNU_SOURCE
@@ -49,7 +51,7 @@ static void parse_address(struct options *o, const char *text) {
 }
 
 static struct options parse(int argc, char **argv) {
-    struct options o = {.conns = 1, .size = 64, .seconds = 2, .mebibytes = 1};
+    struct options o = {.conns = 1, .size = 64, .seconds = 2, .mebibytes = 1, .listener = -1};
     parse_address(&o, argv[2]);
     for (int i = 3; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -69,12 +71,16 @@ static struct options parse(int argc, char **argv) {
             o.seconds = atof(value);
         else if (!strcmp(argv[i], "--mebibytes"))
             o.mebibytes = (uint64_t)atoll(value);
+        else if (!strcmp(argv[i], "--writes"))
+            o.writes = (uint32_t)atoi(value);
+        else if (!strcmp(argv[i], "--listener"))
+            o.listener = atoi(value);
         else
             fail("unknown argument: %s", argv[i]);
         i++;
     }
-    if (o.conns < 1 || o.size < 1 || o.size > CHUNK || o.seconds <= 0)
-        fail("conns, size (up to %d) and seconds must be positive", CHUNK);
+    if (o.conns < 1 || o.size < 1 || o.size > CHUNK || o.writes > CHUNK || o.seconds <= 0)
+        fail("conns, size and writes (up to %d) and seconds must be positive", CHUNK);
     return o;
 }
 
@@ -92,7 +98,7 @@ int main(int argc, char **argv) {
         const char *name;
         int (*run)(const struct options *);
     } commands[] = {{"serve", serve},           {"bulk", run_bulk}, {"rr", run_exchange},
-                    {"conns", run_connections}, {"idle", run_idle}, {"check", run_check}};
+                    {"conns", run_connections}, {"dials", run_dials}, {"idle", run_idle}, {"check", run_check}};
     if (argc < 3)
         fail("usage: load serve|bulk|rr|conns|idle|check ADDR:PORT [options]; see the head of load.c");
     signal(SIGPIPE, SIG_IGN);

@@ -54,9 +54,11 @@ static bool source(struct peer *p) {
     return true;
 }
 
+/* 'S' discards without a copy, 'C' reads as applications do. */
 static bool sink(struct peer *p) {
+    size_t size = p->mode == 'S' ? sizeof scratch : CHUNK;
     for (int i = 0; i < ROUNDS_PER_EVENT; i++) {
-        ssize_t n = recv(p->fd, scratch, sizeof scratch, MSG_TRUNC); /* discards without a copy */
+        ssize_t n = recv(p->fd, scratch, size, p->mode == 'S' ? MSG_TRUNC : 0);
         if (n < 0)
             return again();
         if (n == 0) { /* the client compares this with what it sent */
@@ -131,7 +133,7 @@ static bool learn_mode(struct peer *p) {
     p->size = ntohl(wire);
     if (p->mode == 'D')
         want(p, EPOLLOUT);
-    return p->mode && strchr("SDRE", p->mode) && (p->mode != 'R' || p->size);
+    return p->mode && strchr("SCDRE", p->mode) && (p->mode != 'R' || p->size);
 }
 
 static bool step(struct peer *p) {
@@ -143,7 +145,8 @@ static bool step(struct peer *p) {
     }
     switch (p->mode) {
     case 'D': return source(p);
-    case 'S': return sink(p);
+    case 'S':
+    case 'C': return sink(p);
     case 'R': return respond(p);
     default: return echo(p);
     }
@@ -163,12 +166,17 @@ static void accept_peers(int listener) {
     }
 }
 
-int serve(const struct options *o) {
+static int open_listener(const struct options *o) {
     int one = 1, listener = socket(o->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    struct epoll_event events[256];
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(listener, (const struct sockaddr *)&o->address, o->address_len) || listen(listener, 4096))
         fail("listen: %s", strerror(errno));
+    return listener;
+}
+
+int serve(const struct options *o) {
+    int listener = o->listener >= 0 ? o->listener : open_listener(o);
+    struct epoll_event events[256];
     source_fd = zero_file();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     watch(epoll_fd, listener, EPOLL_CTL_ADD, EPOLLIN, NULL);

@@ -103,12 +103,25 @@ class RustZtunnel(Variant):
 
     def start(self, session: Session, case: Case) -> None:
         number = next(_numbers)
-        control, entry = f"10.78.{number}.1", f"10.79.{number}.1"
+        client, control, entry = self.addresses(number)
         folder = session.bed.work / f"ztunnel-{number}"
         (folder / "objects").mkdir(parents=True)
         self._control_plane(session, folder)
-        (folder / "state.yaml").write_text(_state(f"10.78.{number}.2", entry))
+        (folder / "state.yaml").write_text(_state(client, entry))
         program = [str(Path(os.environ["ZTUNNEL_BIN"]).resolve()), "proxy", "ztunnel"]
+        inbound = self._environment(folder, "server", "127.0.0.1", case)
+        outbound = self._environment(folder, "client", control, case)
+        session.spawn("ztunnel-inbound", [*inbound, *program], HBONE_PORT)
+        session.spawn("ztunnel-outbound", [*self.linked(session, number), *outbound, *program], ENTRY_PORT)
+        session.entry = f"{entry}:{ENTRY_PORT}"
+
+    def addresses(self, number: int) -> tuple[str, str, str]:
+        """Of the client's pod, the control plane as the client sees it, and the service."""
+        return f"10.78.{number}.2", f"10.78.{number}.1", f"10.79.{number}.1"
+
+    def linked(self, session: Session, number: int) -> list[str]:
+        """What puts the outbound side into a namespace of its own."""
+        _, control, entry = self.addresses(number)
         settings = "\n".join(f"echo '{value}' > /proc/sys/{key}" for key, value in SETTINGS.items())
         script = _LINKED.format(
             n=number,
@@ -118,12 +131,7 @@ class RustZtunnel(Variant):
             server=SERVER,
             settings=settings,
         )
-        linked = ["unshare", "--net", "sh", "-ec", script, "sh"]
-        inbound = self._environment(folder, "server", "127.0.0.1", case)
-        outbound = self._environment(folder, "client", control, case)
-        session.spawn("ztunnel-inbound", [*inbound, *program], HBONE_PORT)
-        session.spawn("ztunnel-outbound", [*linked, *outbound, *program], ENTRY_PORT)
-        session.entry = f"{entry}:{ENTRY_PORT}"
+        return ["unshare", "--net", "sh", "-ec", script, "sh"]
 
     def _control_plane(self, session: Session, folder: Path) -> None:
         """istiodlite, for certificates; beside it a token for each side."""

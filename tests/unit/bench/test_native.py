@@ -66,6 +66,20 @@ def test_bulk_reports_bytes_that_fit_its_rate(programs: Path, server: str, direc
     assert 0 <= got["fairness"] <= 1
 
 
+def test_copied_stream_accounts_for_every_byte(programs: Path, server: str) -> None:
+    words = ("bulk", server, "--conns", "2", "--writes", "1000", "--seconds", "0.2", "up")
+    status, (got,), _ = load(programs, *words)
+    assert status == 0
+    assert got["bytes"] > 0
+
+
+def test_dials_count_what_their_rate_says(programs: Path, server: str) -> None:
+    status, (got,), _ = load(programs, "dials", server, "--seconds", "0.2")
+    assert status == 0
+    assert got["count"] >= got["per_s"] * 0.2 > 0
+    assert 0 < got["p50_us"] <= got["p99_us"]
+
+
 @pytest.mark.parametrize("size", ["1", "64", "100000"])
 def test_exchange_counts_what_its_rate_says(programs: Path, server: str, size: str) -> None:
     status, (got,), _ = load(programs, "rr", server, "--conns", "4", "--size", size, "--seconds", "0.2")

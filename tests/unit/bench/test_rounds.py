@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench.__main__ import parser, pinned_cpu
+from tests.bench.capture.cases import capture_cases
 from tests.bench.cases import hbone_cases
 from tests.bench.hbone import choose_cases, choose_variants
 from tests.bench.native import BuildError
@@ -37,6 +38,12 @@ def test_variants_of_a_case_follow_each_other_and_the_order_turns_round() -> Non
 
 def test_group_hbone_has_exactly_the_agreed_rows() -> None:
     assert [row.case for case in hbone_cases() for row in case.rows] == ROWS
+
+
+def test_group_capture_has_exactly_the_agreed_rows() -> None:
+    loads = ("rr-1", "rr-64", "rr-256", "stream-1k", "stream-64k", "conn")
+    capturing = [f"capture-{load}" for load in ("connect", "rr-1", "rr-64")]
+    assert [case.name for case in capture_cases()] == [*capturing, *(f"same-node-direct-{x}" for x in loads)]
 
 
 def test_a_row_brings_its_case_and_an_unknown_one_is_refused() -> None:
