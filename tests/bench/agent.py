@@ -32,6 +32,7 @@ from ztunnel.accesslog import AccessLog
 from ztunnel.carry import Carrier
 from ztunnel.config import Config, load
 from ztunnel.enrol.pods import Pod, Pods
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.flows.registry import Registry
 from ztunnel.inbound import Inbound
 from ztunnel.logs import LineWriter, install
@@ -122,6 +123,7 @@ def make_pod(side: str, netns: int) -> Pod:
         namespace="bench",
         service_account=name,
         netns_key=(0, 0),
+        settings=CaptureSettings(),
         enrolled=cast(Any, SimpleNamespace(network=network)),  # of what capture makes, this path sees no more
         tag=TAG,
         netns=netns,
