@@ -17,6 +17,7 @@ from hbone.engine import (
     Accepted,
     Closed,
     ConnectRequested,
+    Defect,
     Engine,
     Established,
     Event,
@@ -60,6 +61,7 @@ class Pump:
             Established: flows.established,
             Closed: flows.closed,
             TunnelFailed: self._tunnel_failed,
+            Defect: self._defect,
         }
         self.tunnel_failures: Counter[tuple[str, str]] = Counter()
 
@@ -122,3 +124,6 @@ class Pump:
                 error=event.detail,
             ),
         )
+
+    def _defect(self, event: Defect) -> None:
+        _log.error("defect of the engine; what it concerned was ended", extra=fields(error=event.detail))

@@ -37,6 +37,7 @@ from hbone.engine.events import (
     Address,
     Closed,
     ConnectRequested,
+    Defect,
     Established,
     Event,
     Headers,
@@ -53,6 +54,7 @@ __all__ = [
     "Address",
     "Closed",
     "ConnectRequested",
+    "Defect",
     "Engine",
     "EngineConfig",
     "Established",
@@ -80,6 +82,7 @@ _EVENT_TYPES: tuple[type[Event], ...] = (
     TunnelFailed,
     TunnelOpened,
     TunnelClosed,
+    Defect,
 )
 
 

@@ -5,6 +5,18 @@
 
 enum { CHUNKS_FEW = 16, BLOCKS_FEW = 2 };
 
+/* A sanitizer sees the use of freed memory only when it was given back: nothing is kept for reuse there. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+enum { KEEP_CHUNKS = 0, KEEP_BLOCKS = 0 };
+#else
+enum { KEEP_CHUNKS = CHUNKS_KEPT, KEEP_BLOCKS = BLOCKS_KEPT };
+#endif
+
 uint8_t *block_get(struct buffers *b)
 {
     if (!b->n_blocks)
@@ -17,7 +29,7 @@ uint8_t *block_get(struct buffers *b)
 
 void block_put(struct buffers *b, uint8_t *block)
 {
-    if (block && b->n_blocks < sizeof b->blocks / sizeof b->blocks[0])
+    if (block && b->n_blocks < KEEP_BLOCKS)
         b->blocks[b->n_blocks++] = block;
     else
         free(block);
@@ -42,7 +54,7 @@ void chunk_put(struct buffers *b, struct chunk *c)
 {
     if (!c)
         return;
-    if (b->n_chunks == CHUNKS_KEPT) {
+    if (b->n_chunks >= KEEP_CHUNKS) {
         free(c);
         return;
     }

@@ -15,6 +15,7 @@ enum command_type {
     COMMAND_ADOPT, /* a connection another worker accepted */
     COMMAND_LEAVE, /* a namespace was removed: do not stay in it */
     COMMAND_REVOKE, /* lists have changed: look at every tunnel */
+    COMMAND_RETIRE, /* an identity was replaced: close its idle tunnels */
     COMMAND_STOP,
 };
 

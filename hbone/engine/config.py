@@ -13,6 +13,8 @@ class EngineConfig:
     Windows start at `*_window` and double up to `*_window_max` for streams whose reader keeps up.
     `stream_limit` is what HBONE listeners advertise as SETTINGS_MAX_CONCURRENT_STREAMS; `pool_streams` is
     the most streams this side puts on one pooled tunnel (the peer's own limit is honoured as well).
+    `answer_patience`: a CONNECT without an answer for so long has its tunnel's peer asked for a sign of life; after as
+    long again without one, or when the peer has said GOAWAY, it is tried on another tunnel.
     `cut_expired` ends open tunnels when a certificate of the peer's chain expires; Istio's ztunnel does not,
     and neither do we by default: a new handshake is where certificates are judged.
     `event_hold` is how long `Established` and `Closed`, which nobody waits for, may stay without a signal, so that
@@ -45,6 +47,7 @@ class EngineConfig:
     settings_timeout: float = 10.0
     decision_timeout: float = 30.0
     response_timeout: float = 45.0
+    answer_patience: float = 2.5
     half_close_timeout: float = 3600.0
     stall_timeout: float = 3600.0
     ping_interval: float = 10.0

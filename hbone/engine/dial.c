@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -54,17 +52,19 @@ enum reason connect_reason(int error)
     }
 }
 
-/* A worker that cannot come home would open every later socket in the wrong namespace. */
-static void come_home(struct worker *w)
+/* 0 or -errno. A worker that cannot come home stays, and knows it: sockets that belong elsewhere are not opened. */
+static int come_home(struct worker *w)
 {
     if (!w->inside)
-        return;
+        return 0;
     if (setns(w->home_netns, CLONE_NEWNET)) {
-        fputs("hbone engine: cannot return to the home network namespace\n", stderr);
-        abort();
+        int error = -errno;
+        COUNT(w, netns_failures);
+        return error;
     }
     netns_unref(w->inside);
     w->inside = NULL;
+    return 0;
 }
 
 void dial_leave(struct worker *w, const struct netns *netns)
@@ -79,10 +79,8 @@ static int go_to(struct worker *w, struct netns *netns)
 {
     if (netns == w->inside)
         return 0;
-    if (!netns) {
-        come_home(w);
-        return 0;
-    }
+    if (!netns)
+        return come_home(w);
     if (setns(netns->fd, CLONE_NEWNET)) {
         int error = -errno;
         COUNT(w, netns_failures);

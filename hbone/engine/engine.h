@@ -43,6 +43,7 @@ struct engine;
     X(settings_timeout, 1000, 10, 0.01, 1e6)                                                       \
     X(decision_timeout, 1000, 30, 0.01, 1e6)                                                       \
     X(response_timeout, 1000, 45, 0.01, 1e6)                                                       \
+    X(answer_patience, 1000, 2.5, 0.01, 1e6)                                                       \
     X(half_close_timeout, 1000, 3600, 0.01, 1e7)                                                   \
     X(stall_timeout, 1000, 3600, 0.01, 1e7)                                                        \
     X(ping_interval, 1000, 10, 0.01, 1e6)                                                          \
@@ -68,13 +69,14 @@ enum event_type {
     EVENT_TUNNEL_FAILED,
     EVENT_TUNNEL_OPENED,
     EVENT_TUNNEL_CLOSED,
+    EVENT_DEFECT,
 };
 
 /* One event. Which fields mean something depends on the type, as in hbone/engine/events.py. `text` holds
  * `texts` NUL-terminated strings one behind the other:
  *   CONNECT_REQUESTED: peer identity, method, authority, then name, value, ...
  *   ESTABLISHED: peer identity ("" for plain TCP), then name, value, ...
- *   TUNNEL_FAILED: detail.   TUNNEL_OPENED: peer identity. */
+ *   TUNNEL_FAILED, DEFECT: detail.   TUNNEL_OPENED: peer identity. */
 struct engine_event {
     struct engine_event *next;
     enum event_type type;

@@ -101,6 +101,16 @@ void event_release(struct worker *w)
     pthread_mutex_unlock(&q->lock);
 }
 
+bool event_may_tell(struct worker *w)
+{
+    enum { TOLD_PER_SECOND = 20 };
+    if (w->told_second != w->now / 1000) {
+        w->told_second = w->now / 1000;
+        w->told = 0;
+    }
+    return w->told++ < TOLD_PER_SECOND;
+}
+
 bool event_backlog(const struct worker *w)
 {
     const struct engine *e = w->engine;

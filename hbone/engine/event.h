@@ -11,6 +11,8 @@ void event_post(struct worker *w, struct engine_event *event);
 /* Events nobody waits for are not signalled before `event_hold`, unless others join them. */
 void event_hand_over(struct worker *w);
 void event_release(struct worker *w);
+/* Failures and defects are told at a bounded rate, and counted without one. False: say nothing this time. */
+bool event_may_tell(struct worker *w);
 /* True when the owner does not take its events: no new flows then. */
 bool event_backlog(const struct worker *w);
 

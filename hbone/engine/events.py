@@ -108,6 +108,14 @@ class TunnelClosed(NamedTuple):
     reason_code: int
 
 
+class Defect(NamedTuple):
+    """The engine was about to do what its own tables of states do not have. The flow or tunnel ends with the reason
+    `internal`; nothing else does. The engine limits their rate and counts all (`defects`)."""
+
+    tag: int
+    detail: str
+
+
 Event: TypeAlias = (
-    Accepted | ConnectRequested | Established | Closed | TunnelFailed | TunnelOpened | TunnelClosed
+    Accepted | ConnectRequested | Established | Closed | TunnelFailed | TunnelOpened | TunnelClosed | Defect
 )

@@ -12,6 +12,7 @@
 #include "plain.h"
 #include "pool.h"
 #include "stream.h"
+#include "transition.h"
 #include "worker.h"
 
 /* ---- birth and death */
@@ -70,7 +71,8 @@ static void announce_end(struct flow *f, unsigned reason, int error)
 static void flow_bury(struct flow *f)
 {
     struct worker *w = f->worker;
-    MOVE(flow, f->state, FLOW_DEAD);
+    if (!flow_move(f, FLOW_DEAD))
+        return;
     timer_clear(&w->timers, &f->timer);
     list_remove(&f->queue);
     list_remove(&f->link);
@@ -114,7 +116,7 @@ static void end(struct flow *f, unsigned reason, int error, bool reset)
         error = f->doomed_error;
     }
     leave_twin(f, reason, error, reset);
-    if (f->state == FLOW_POOLED)
+    if (f->entry)
         pool_leave(f);
     plain_close(&f->client, reset);
     plain_close(&f->onward, reset);
@@ -192,7 +194,8 @@ void flow_connect_plain(struct flow *f, const struct command *c)
         return;
     if (f->shape == SHAPE_UNDECIDED)
         f->shape = SHAPE_PLAIN;
-    MOVE(flow, f->state, FLOW_CONNECTING);
+    if (!flow_move(f, FLOW_CONNECTING))
+        return;
     f->remote = r->destination;
     int fd = r->netns_gone ? -ENETUNREACH : dial(f->worker, &r->destination, r->netns, &c->source, r->mark);
     if (fd < 0) {
@@ -219,6 +222,8 @@ static void submit(struct flow *f, struct command *c)
 static void submit_twin(struct flow *f, struct command *c)
 {
     int pair[2];
+    if (!flow_move(f, FLOW_CONNECTING))
+        return;
     struct flow *far = flow_new(f->worker, LISTENER_OUTBOUND, f->tag);
     if (!far) {
         flow_abort(f, REASON_overload, 0, H2_CANCEL);
@@ -244,7 +249,6 @@ static void submit_twin(struct flow *f, struct command *c)
     f->twin = far;
     far->twin = f;
     timer_clear(&f->worker->timers, &f->timer); /* the far half has deadlines */
-    MOVE(flow, f->state, FLOW_CONNECTING);
     submit(far, c);
 }
 
@@ -296,7 +300,8 @@ static void announce_established(struct flow *f, const struct header_list *heade
 
 void flow_established(struct flow *f, const struct header_list *headers)
 {
-    MOVE(flow, f->state, FLOW_RELAYING);
+    if (!flow_move(f, FLOW_RELAYING))
+        return;
     f->established = true;
     if (!f->doomed)
         timer_clear(&f->worker->timers, &f->timer);
@@ -364,8 +369,10 @@ void flow_on_timer(struct flow *f)
     case FLOW_DECIDING:
         flow_abort(f, REASON_decision_timeout, 0, H2_CANCEL);
         break;
-    case FLOW_CONNECTING:
     case FLOW_ASKED:
+        pool_unanswered(f);
+        break;
+    case FLOW_CONNECTING:
         flow_abort(f, REASON_connect_timeout, ETIMEDOUT, H2_CANCEL);
         break;
     case FLOW_POOLED:

@@ -63,13 +63,13 @@ static bool receive_on_connection(struct tunnel *t, uint32_t n)
     return tunnel_frame(t, FRAME_WINDOW_UPDATE, 0, 0, body, sizeof body);
 }
 
-static bool charge_data(struct tunnel *t)
+/* `size` is without padding: that brings nothing. */
+static bool charge_data(struct tunnel *t, uint32_t size)
 {
-    const struct frame_in *in = &t->in;
     uint64_t now = t->worker->now;
-    if (in->length >= TINY || (in->flags & FLAG_END_STREAM))
+    if (size >= TINY || (t->in.flags & FLAG_END_STREAM))
         return true;
-    if (in->length == 0 && !bucket_pour(&t->budgets.empty_data, LIMIT_EMPTY_DATA, 1, now))
+    if (size == 0 && !bucket_pour(&t->budgets.empty_data, LIMIT_EMPTY_DATA, 1, now))
         return tunnel_abused(t, &t->worker->stats.abuse_empty_data, "too many empty DATA frames");
     if (!bucket_pour(&t->budgets.tiny_data, LIMIT_TINY_DATA, 1, now))
         return tunnel_abused(t, &t->worker->stats.abuse_tiny_data, "too many tiny DATA frames");
@@ -88,10 +88,10 @@ static bool begin_data(struct tunnel *t)
     struct frame_in *in = &t->in;
     if (h2_idle(t, in->stream))
         return h2_error(t, H2_PROTOCOL_ERROR, "DATA on a stream that is not open");
-    if (!charge_data(t) || !receive_on_connection(t, in->length))
+    in->pad_known = !(in->flags & FLAG_PADDED);
+    if ((in->pad_known && !charge_data(t, in->length)) || !receive_on_connection(t, in->length))
         return false;
     in->flow = stream_find(t, in->stream);
-    in->pad_known = !(in->flags & FLAG_PADDED);
     if (!in->pad_known && !in->length)
         return h2_error(t, H2_FRAME_SIZE_ERROR, "padded DATA without a pad length");
     if (!in->flow)
@@ -114,6 +114,8 @@ static bool take_pad_length(struct tunnel *t, uint8_t pad)
     in->pad = pad;
     if (pad > in->left)
         return h2_error(t, H2_PROTOCOL_ERROR, "padding longer than the frame");
+    if (!charge_data(t, in->left - pad))
+        return false;
     if (in->flow)
         stream_credit(in->flow, (size_t)pad + 1, false);
     return tunnel_alive(t);

@@ -158,9 +158,8 @@ static bool charge_reset(struct tunnel *t, const struct flow *f)
 /* Before the answer REFUSED_STREAM says that nothing was done: another tunnel may do it. */
 static void reset_before_answer(struct flow *f, uint32_t code)
 {
-    enum { RETRIES = 2 };
     COUNT(f->worker, streams_refused);
-    if (code == H2_REFUSED_STREAM && f->retries < RETRIES)
+    if (code == H2_REFUSED_STREAM && f->retries < POOL_RETRIES)
         pool_retry(f);
     else
         flow_drop(f, code == H2_REFUSED_STREAM ? REASON_stream_limit : REASON_peer_reset, 0);

@@ -74,6 +74,10 @@ static bool still_valid(struct handshake *h, X509_STORE_CTX *store)
     return false;
 }
 
+/* A sound certificate of somebody we do not want. OpenSSL has no code of its own for the alert certificate_unknown,
+ * which the other proxies send: it stands for every code that is not in its list, as this one. */
+enum { ANOTHERS_NAME = X509_V_ERR_PERMITTED_VIOLATION };
+
 static int verify_peer(X509_STORE_CTX *store, void *argument)
 {
     (void)argument;
@@ -83,6 +87,8 @@ static int verify_peer(X509_STORE_CTX *store, void *argument)
         int code = X509_STORE_CTX_get_error(store);
         h->reason = peer_chain_reason(code);
         snprintf(h->detail, sizeof h->detail, "%s", X509_verify_cert_error_string(code));
+        if (code == X509_V_ERR_CERT_NOT_YET_VALID) /* RFC 8446 6.2: certificate_expired is for both */
+            X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_HAS_EXPIRED);
         return 0;
     }
     X509 *leaf = X509_STORE_CTX_get0_cert(store);
@@ -91,7 +97,7 @@ static int verify_peer(X509_STORE_CTX *store, void *argument)
         return 0;
     if (h->reason == REASON_ok)
         return 1;
-    X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+    X509_STORE_CTX_set_error(store, ANOTHERS_NAME);
     return 0;
 }
 

@@ -11,6 +11,7 @@
 
 struct identity {
     atomic_uint references;
+    atomic_bool replaced; /* by another, or dropped: nobody will ask for this one again */
     uint32_t id;
     SSL_CTX *server, *client;
     char **trust_domains;

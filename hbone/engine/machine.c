@@ -1,7 +1,6 @@
 #include "machine.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 #define STATE(name, text) {#name, text},
 #define START(name, why) {NULL, #name, why},
@@ -26,10 +25,9 @@ _Static_assert((int)FLOW_STATE_COUNT <= (int)MACHINE_STATES && (int)TUNNEL_STATE
                    (int)STREAM_STATE_COUNT <= (int)MACHINE_STATES,
                "MOVE_KEY is too small");
 
-_Noreturn void machine_broken(int machine, unsigned from, unsigned to)
+void machine_forbids(char *text, size_t size, int machine, unsigned from, unsigned to)
 {
     const struct machine *m = &machines[machine];
-    fprintf(stderr, "hbone engine: a %s must not go from %s to %s\n", m->name,
-            from < m->n_states ? m->states[from].name : "?", to < m->n_states ? m->states[to].name : "?");
-    abort();
+    snprintf(text, size, "a %s must not go from %s to %s", m->name, from < m->n_states ? m->states[from].name : "?",
+             to < m->n_states ? m->states[to].name : "?");
 }

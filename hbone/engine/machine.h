@@ -1,5 +1,6 @@
 /* The state machines of flows, tunnels and streams: tables that the code consults at every change, and from which
- * docs/engine.md is drawn. A change that is not in its table ends the process: what it would lead to is unknown. */
+ * docs/engine.md is drawn. A change that is not in its table is not made (transition.h): what it would lead to is
+ * unknown, so what it was asked of ends instead, and nothing else. */
 #ifndef HBONE_MACHINE_H
 #define HBONE_MACHINE_H
 
@@ -143,15 +144,8 @@ struct machine {
 enum { MACHINE_COUNT = 4 };
 extern const struct machine machines[MACHINE_COUNT];
 
-/* A change that is not in the table: says so and aborts. */
-_Noreturn void machine_broken(int machine, unsigned from, unsigned to);
-
-#define MOVE(which, place, to)                                                                     \
-    do {                                                                                           \
-        if (__builtin_expect(!which##_move_allowed((enum which##_state)(place), (to)), 0))         \
-            machine_broken(MACHINE_##which, (unsigned)(place), (unsigned)(to));                    \
-        (place) = (to);                                                                            \
-    } while (0)
+/* Names the change for a log: "a flow must not go from ASKED to DECIDING". */
+void machine_forbids(char *text, size_t size, int machine, unsigned from, unsigned to);
 
 #define X(upper, lower) MACHINE_##lower,
 enum { MACHINES(X) };

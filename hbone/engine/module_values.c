@@ -175,6 +175,11 @@ static PyObject *tunnel_opened(const struct engine_event *e)
                          address_to_tuple(&e->peer), address_to_tuple(&e->local), latin1(e->text));
 }
 
+static PyObject *defect(const struct engine_event *e)
+{
+    return Py_BuildValue("(iIN)", e->type, e->tag, latin1(e->text));
+}
+
 static PyObject *tunnel_closed(const struct engine_event *e)
 {
     return Py_BuildValue("(iKi)", e->type, (unsigned long long)e->tunnel, e->reason);
@@ -186,7 +191,7 @@ PyObject *event_to_tuple(const struct engine_event *event)
         [EVENT_ACCEPTED] = accepted,           [EVENT_CONNECT_REQUESTED] = connect_requested,
         [EVENT_ESTABLISHED] = established,     [EVENT_CLOSED] = closed,
         [EVENT_TUNNEL_FAILED] = tunnel_failed, [EVENT_TUNNEL_OPENED] = tunnel_opened,
-        [EVENT_TUNNEL_CLOSED] = tunnel_closed,
+        [EVENT_TUNNEL_CLOSED] = tunnel_closed, [EVENT_DEFECT] = defect,
     };
     return convert[event->type](event);
 }

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,6 +8,7 @@
 #include "dial.h"
 #include "flow.h"
 #include "stream.h"
+#include "transition.h"
 #include "tunnel.h"
 
 /* Before the peer's SETTINGS say how many streams it takes, no more than this. */
@@ -95,7 +97,8 @@ static void entry_free(struct pool_entry *entry)
 static void enqueue(struct flow *f, struct pool_entry *entry)
 {
     const struct engine_config *c = &f->worker->engine->config;
-    MOVE(flow, f->state, FLOW_POOLED);
+    if (!flow_move(f, FLOW_POOLED))
+        return;
     f->entry = entry;
     entry->n_waiting++;
     list_remove(&f->queue); /* its client may have sent something: that can wait */
@@ -157,7 +160,7 @@ static uint32_t stream_limit(const struct tunnel *t)
 
 static bool has_room(const struct tunnel *t)
 {
-    return t->state == TUNNEL_OPEN && t->n_streams < stream_limit(t) && t->next_id < STREAM_ID_LARGEST - IDS_LEFT;
+    return t->state == TUNNEL_OPEN && !tunnel_suspect(t) && t->n_streams < stream_limit(t) && t->next_id < STREAM_ID_LARGEST - IDS_LEFT;
 }
 
 static struct tunnel *tunnel_with_room(struct pool_entry *entry)
@@ -183,16 +186,53 @@ static unsigned promised(const struct pool_entry *entry)
     return n;
 }
 
+/* The next look at a flow that waits for its answer. */
+static void watch_answer(struct flow *f)
+{
+    const struct engine_config *c = &f->worker->engine->config;
+    uint64_t waited = f->worker->now - f->asked, left = c->response_timeout - waited;
+    flow_set_timer(f, left < c->answer_patience ? left : c->answer_patience);
+}
+
+/* Nothing of the flow was relayed yet. What the peer may still make of the request ends with its stream. */
+static void ask_elsewhere(struct flow *f)
+{
+    if (tunnel_reset_stream(f->stream.tunnel, f->stream.id, H2_CANCEL) && f->state == FLOW_ASKED)
+        pool_retry(f);
+}
+
+void pool_unanswered(struct flow *f)
+{
+    const struct engine_config *c = &f->worker->engine->config;
+    struct tunnel *t = f->stream.tunnel;
+    uint64_t waited = f->worker->now - f->asked;
+    bool silent = t->heard <= f->asked;
+    if (waited >= c->response_timeout) {
+        flow_abort(f, REASON_connect_timeout, ETIMEDOUT, H2_CANCEL);
+        return;
+    }
+    bool leaving = t->goaway_got && waited >= 2 * c->answer_patience; /* some take the request and forget it */
+    if (t->greeted && (leaving || (silent && tunnel_suspect(t))) && f->retries < POOL_RETRIES) {
+        ask_elsewhere(f);
+        return;
+    }
+    if (t->greeted && silent)
+        tunnel_probe(t);
+    if (f->state == FLOW_ASKED)
+        watch_answer(f);
+}
+
 static void open_stream(struct flow *f, struct tunnel *t)
 {
     const struct route *r = f->route;
     dequeue(f);
-    MOVE(flow, f->state, FLOW_ASKED);
-    stream_attach(f, t, t->next_id);
+    if (!flow_move(f, FLOW_ASKED) || !stream_attach(f, t, t->next_id))
+        return;
     t->next_id += 2;
     list_remove(&t->pooled); /* most recently used first: the others may fall idle */
     list_prepend(&t->entry->tunnels, &t->pooled);
-    flow_set_timer(f, f->worker->engine->config.response_timeout);
+    f->asked = f->worker->now;
+    watch_answer(f);
     tunnel_headers(t, f->stream.id, route_block(r), r->block_size, false);
 }
 
@@ -250,12 +290,36 @@ void pool_due(struct pool_entry *entry)
         list_append(&entry->worker->due_pools, &entry->due);
 }
 
+/* An identity that was replaced gets no new streams: its tunnels go with their last one. */
+static void retire_idle(struct pool_entry *entry)
+{
+    struct link *next;
+    if (entry->n_waiting || !atomic_load_explicit(&entry->key->identity->replaced, memory_order_relaxed))
+        return;
+    for (struct link *node = entry->tunnels.next; node != &entry->tunnels; node = next) {
+        struct tunnel *t = container_of(node, struct tunnel, pooled);
+        next = node->next;
+        if (t->state != TUNNEL_OPEN || t->n_streams)
+            continue;
+        COUNT(entry->worker, pool_retired);
+        tunnel_finish(t);
+    }
+}
+
+void pool_retire(struct worker *w)
+{
+    for (int i = 0; i < POOL_BUCKETS; i++)
+        for (struct pool_entry *entry = w->pool[i]; entry; entry = entry->chain)
+            pool_due(entry);
+}
+
 void pool_balance_due(struct worker *w)
 {
     struct link *node;
     while ((node = list_pop(&w->due_pools))) {
         struct pool_entry *entry = container_of(node, struct pool_entry, due);
         balance(entry);
+        retire_idle(entry);
         if (!entry->n_tunnels && !entry->n_waiting)
             entry_free(entry);
     }

@@ -5,10 +5,14 @@
 
 #include "state.h"
 
+enum { POOL_RETRIES = 2 }; /* of one flow */
+
 /* Queues a flow whose route is set. */
 void pool_submit(struct flow *f);
 /* Takes a flow off its dead or leaving tunnel and queues it again. */
 void pool_retry(struct flow *f);
+/* A flow's CONNECT has no answer yet, and its patience is over: see to the tunnel, or try another one. */
+void pool_unanswered(struct flow *f);
 /* A waiting flow ends. */
 void pool_leave(struct flow *f);
 /* True when a waiting flow waits although tunnels are open. */
@@ -17,6 +21,8 @@ bool pool_full(const struct flow *f);
 /* The entry may be able to serve a waiting flow, or need a dial, or be over. NULL is allowed. */
 void pool_due(struct pool_entry *entry);
 void pool_balance_due(struct worker *w);
+/* An identity was replaced: tunnels dialled with it end as soon as they carry nothing. */
+void pool_retire(struct worker *w);
 
 /* The peer's SETTINGS came, first or again. */
 void pool_tunnel_greeted(struct tunnel *t);

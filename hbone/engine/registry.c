@@ -199,6 +199,17 @@ static struct identity **identity_place(struct engine *e, uint32_t id)
     return &all[e->n_identities++];
 }
 
+/* Tunnels that were dialled with it and carry nothing are closed; without memory for that they fall idle. */
+static void retire(struct engine *e, struct identity *old, bool running)
+{
+    if (!old)
+        return;
+    atomic_store(&old->replaced, true);
+    if (running)
+        post_all(e, COMMAND_RETIRE, NULL, 0, false);
+    identity_unref(old);
+}
+
 int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, size_t chain_size, const char *key,
                         size_t key_size, const char *roots, size_t roots_size, const char *const *trust_domains,
                         size_t n_trust_domains, char *error, size_t error_size)
@@ -215,7 +226,7 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
         *place = made;
     }
     pthread_mutex_unlock(&e->lock);
-    identity_unref(old);
+    retire(e, old, place != NULL);
     return 0;
 }
 
@@ -242,8 +253,9 @@ void engine_drop_identity(struct engine *e, uint32_t identity)
             old = e->identities[i];
             e->identities[i] = NULL;
         }
+    bool running = !e->stopped;
     pthread_mutex_unlock(&e->lock);
-    identity_unref(old);
+    retire(e, old, running);
 }
 
 struct identity *registry_identity(struct engine *e, uint32_t id)

@@ -129,7 +129,7 @@ struct flow {
     int doomed_error;
     struct flow *twin; /* the other half; NULL: there is none (any more) */
     bool starved; /* has bytes to send, and the peer does not take them */
-    uint64_t born;
+    uint64_t born, asked; /* asked: when its CONNECT went out last */
     struct address remote; /* of the onward socket */
     struct plain client, onward;
     struct stream stream;
@@ -188,6 +188,7 @@ struct tunnel {
     bool peer_closed; /* close_notify or EOF came */
     bool goaway_got, goaway_sent, fin_sent;
     bool ending, closing_told; /* the end has begun; everything was told of it */
+    bool defective; /* was asked for a change of state that there is not: ends by its timer */
     bool socket_broken, hung_up, peer_eof, notify_due;
     bool in_order; /* ends because it has no more to do: what it said must arrive */
     uint32_t tag;
@@ -199,6 +200,7 @@ struct tunnel {
     struct peer_chain *peer_chain; /* NULL before the handshake is done */
     struct timer timer;
     uint64_t phase_deadline, settings_deadline, drain_deadline, ping_due, ping_sent, idle_since, heard;
+    uint64_t probed; /* a CONNECT without an answer had a PING sent; 0: never */
     uint64_t expiry_check; /* when to look at the clock for the peer's certificate; 0: never */
 
     /* pool (client) */
@@ -305,7 +307,7 @@ struct worker {
     unsigned n_events;
     bool urgent_events;        /* the owner has to hear of them at once */
     struct timer events_timer; /* when it hears of the others */
-    uint64_t failures_second, failures_told;
+    uint64_t told_second, told; /* failures and defects */
     _Atomic uint32_t load; /* flows and tunnels */
     struct stats stats;
 };

@@ -25,6 +25,7 @@
     X(pool_hits)                                                                                   \
     X(pool_retries)                                                                                \
     X(pool_idle_released)                                                                          \
+    X(pool_retired)                                                                                \
     X(streams_refused)                                                                             \
     X(bad_requests)                                                                                \
     X(stale_tokens)                                                                                \
@@ -51,6 +52,7 @@
     X(abuse_control_queue)                                                                         \
     X(abuse_glitches)                                                                              \
     X(abuse_buffer)                                                                                \
+    X(defects)                                                                                     \
     X(stalled_flows)                                                                               \
     X(loops)
 

@@ -4,6 +4,7 @@
 
 #include "flow.h"
 #include "plain.h"
+#include "transition.h"
 #include "tunnel.h"
 
 /* ---- on and off a tunnel */
@@ -21,16 +22,17 @@ struct flow *stream_find(const struct tunnel *t, uint32_t id)
     return f;
 }
 
-void stream_attach(struct flow *f, struct tunnel *t, uint32_t id)
+bool stream_attach(struct flow *f, struct tunnel *t, uint32_t id)
 {
     struct stream *s = &f->stream;
-    uint8_t state = s->state;
-    MOVE(stream, state, STREAM_OPEN);
-    *s = (struct stream){.tunnel = t, .id = id, .chain = *bucket(t, id), .state = state};
+    if (!stream_move(s, STREAM_OPEN))
+        return false;
+    *s = (struct stream){.tunnel = t, .id = id, .chain = *bucket(t, id), .state = STREAM_OPEN};
     s->send_window = t->peer_window;
     s->recv_window = s->recv_target = (uint32_t)t->worker->engine->config.stream_window;
     *bucket(t, id) = f;
     t->n_streams++;
+    return true;
 }
 
 void stream_detach(struct flow *f)
@@ -48,7 +50,8 @@ void stream_detach(struct flow *f)
     if (!stream_got_end(&f->stream))
         t->forgotten[t->forgotten_at++ % FORGOTTEN_STREAMS] = f->stream.id;
     f->stream.tunnel = NULL;
-    MOVE(stream, f->stream.state, STREAM_NONE);
+    if (!stream_move(&f->stream, STREAM_NONE))
+        f->stream.state = STREAM_NONE; /* it is off the tunnel all the same */
     t->buffered -= flow_plain(f)->out.size;
     t->n_streams--;
     tunnel_stream_left(t);

@@ -2,9 +2,10 @@
 #ifndef HBONE_STREAM_H
 #define HBONE_STREAM_H
 
-#include "state.h"
+#include "transition.h"
 
-void stream_attach(struct flow *f, struct tunnel *t, uint32_t id);
+/* False: it is on one already, a defect (transition.h). */
+bool stream_attach(struct flow *f, struct tunnel *t, uint32_t id);
 /* Takes the flow off its tunnel, if it is on one. */
 void stream_detach(struct flow *f);
 struct flow *stream_find(const struct tunnel *t, uint32_t id);
@@ -23,14 +24,14 @@ static inline bool stream_sent_end(const struct stream *s)
 static inline void stream_note_end(struct stream *s)
 {
     if (!stream_got_end(s))
-        MOVE(stream, s->state, s->state == STREAM_SENT_END ? STREAM_ENDED : STREAM_GOT_END);
+        stream_move(s, s->state == STREAM_SENT_END ? STREAM_ENDED : STREAM_GOT_END);
 }
 
 /* We have said everything; idempotent. */
 static inline void stream_note_sent_end(struct stream *s)
 {
     if (!stream_sent_end(s))
-        MOVE(stream, s->state, s->state == STREAM_GOT_END ? STREAM_ENDED : STREAM_SENT_END);
+        stream_move(s, s->state == STREAM_GOT_END ? STREAM_ENDED : STREAM_SENT_END);
 }
 
 void stream_answer_ok(struct flow *f);

@@ -14,6 +14,7 @@
 #include "plain.h"
 #include "pool.h"
 #include "registry.h"
+#include "transition.h"
 #include "worker.h"
 
 /* ---- birth */
@@ -149,7 +150,8 @@ void tunnel_opened(struct tunnel *t)
     t->peer_chain = t->handshake->peer_chain;
     t->handshake->peer_chain = NULL;
     tunnel_handshake_over(t);
-    MOVE(tunnel, t->state, TUNNEL_OPEN);
+    if (!tunnel_move(t, TUNNEL_OPEN))
+        return;
     t->opened = true;
     t->phase_deadline = w->now + c->preface_timeout;
     t->settings_deadline = w->now + c->settings_timeout;
@@ -179,7 +181,8 @@ static void begin_handshake(struct tunnel *t)
 {
     struct worker *w = t->worker;
     const uint8_t *out;
-    MOVE(tunnel, t->state, TUNNEL_HANDSHAKE);
+    if (!tunnel_move(t, TUNNEL_HANDSHAKE))
+        return;
     t->phase_deadline = w->now + w->engine->config.handshake_timeout;
     address_of_socket(&t->local, NULL, t->source.fd);
     tunnel_rearm(t);

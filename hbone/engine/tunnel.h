@@ -15,6 +15,11 @@ void tunnel_on_timer(struct tunnel *t);
 /* Recomputes the tunnel's next deadline. */
 void tunnel_rearm(struct tunnel *t);
 
+/* Asks the peer for a sign of life, now. */
+void tunnel_probe(struct tunnel *t);
+/* It was asked, and has been silent for longer than patience lasts: nothing new is given to it until it speaks. */
+bool tunnel_suspect(const struct tunnel *t);
+
 /* The TLS handshake is done. */
 void tunnel_opened(struct tunnel *t);
 /* Frees the handshake's state; idempotent. */

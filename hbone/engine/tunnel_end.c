@@ -11,12 +11,12 @@
 #include "plain.h"
 #include "pool.h"
 #include "stream.h"
+#include "transition.h"
 #include "tunnel.h"
 #include "worker.h"
 
 static void announce_failure(struct tunnel *t, enum reason reason, const char *detail)
 {
-    enum { TOLD_PER_SECOND = 20 };
     struct worker *w = t->worker;
     bool benign = reason == REASON_ok || reason == REASON_shutdown ||
                   (t->greeted && !t->n_streams &&
@@ -24,11 +24,7 @@ static void announce_failure(struct tunnel *t, enum reason reason, const char *d
     if (benign)
         return;
     COUNT(w, tunnel_failures);
-    if (w->failures_second != w->now / 1000) {
-        w->failures_second = w->now / 1000;
-        w->failures_told = 0;
-    }
-    if (w->failures_told++ >= TOLD_PER_SECOND)
+    if (!event_may_tell(w))
         return;
     COUNT(w, tunnel_failures_reported);
     struct engine_event *event = event_new(EVENT_TUNNEL_FAILED, &detail, 1, NULL, 0);
@@ -42,7 +38,8 @@ static void announce_failure(struct tunnel *t, enum reason reason, const char *d
 static void tunnel_bury(struct tunnel *t)
 {
     struct worker *w = t->worker;
-    MOVE(tunnel, t->state, TUNNEL_DEAD);
+    if (!tunnel_move(t, TUNNEL_DEAD))
+        return;
     timer_clear(&w->timers, &t->timer);
     list_remove(&t->link);
     list_remove(&t->again);
@@ -111,8 +108,7 @@ static void say_goaway(struct tunnel *t, uint32_t last, uint32_t code)
 /* An unanswered stream of a tunnel that had worked may be tried again: nothing of it was relayed. */
 static bool may_retry(const struct tunnel *t, const struct flow *f, enum reason reason)
 {
-    enum { RETRIES = 2 };
-    return t->client && t->greeted && f->state == FLOW_ASKED && f->retries < RETRIES &&
+    return t->client && t->greeted && f->state == FLOW_ASKED && f->retries < POOL_RETRIES &&
            reason != REASON_shutdown;
 }
 
@@ -156,7 +152,8 @@ static void tunnel_end(struct tunnel *t, enum reason reason, int code, int error
         say_goaway(t, last_processed(t), (uint32_t)code);
     if (open && usable)
         tunnel_close_notify(t);
-    MOVE(tunnel, t->state, TUNNEL_CLOSING);
+    if (!tunnel_move(t, TUNNEL_CLOSING))
+        return;
     struct pool_entry *entry = t->entry;
     if (entry)
         pool_tunnel_gone(t);
@@ -246,9 +243,8 @@ void tunnel_drain(struct tunnel *t)
         tunnel_fail(t, REASON_draining, SILENTLY, "the listener is draining");
         return;
     }
-    if (t->state != TUNNEL_OPEN || t->drain != DRAIN_NO)
+    if (t->state != TUNNEL_OPEN || t->drain != DRAIN_NO || !drain_move(t, DRAIN_ANNOUNCED))
         return;
-    MOVE(drain, t->drain, DRAIN_ANNOUNCED);
     say_goaway(t, STREAM_ID_LARGEST, H2_NO_ERROR);
     if (!tunnel_frame(t, FRAME_PING, 0, 0, probe, sizeof probe))
         return;
@@ -258,10 +254,10 @@ void tunnel_drain(struct tunnel *t)
 
 void tunnel_drain_last(struct tunnel *t)
 {
-    if (t->drain != DRAIN_ANNOUNCED)
+    uint32_t last = last_processed(t);
+    if (t->drain != DRAIN_ANNOUNCED || !drain_move(t, DRAIN_LAST))
         return;
-    t->last_id = last_processed(t);
-    MOVE(drain, t->drain, DRAIN_LAST);
+    t->last_id = last;
     t->drain_deadline = 0;
     say_goaway(t, t->last_id, H2_NO_ERROR);
     if (tunnel_alive(t) && !t->n_streams)

@@ -14,7 +14,7 @@ static void earlier(uint64_t *when, uint64_t deadline)
 void tunnel_rearm(struct tunnel *t)
 {
     const struct engine_config *c = &t->worker->engine->config;
-    uint64_t when = UINT64_MAX;
+    uint64_t when = t->defective ? t->worker->now : UINT64_MAX;
     earlier(&when, t->phase_deadline);
     if (t->state == TUNNEL_OPEN) {
         earlier(&when, t->settings_deadline);
@@ -45,9 +45,18 @@ static void phase_over(struct tunnel *t)
     }
 }
 
-static void keep_alive(struct tunnel *t)
+static void send_ping(struct tunnel *t)
 {
     static const uint8_t opaque[8] = "ambient";
+    struct worker *w = t->worker;
+    t->ping_due = w->now + w->engine->config.ping_interval;
+    t->ping_sent = w->now;
+    COUNT(w, pings_sent);
+    tunnel_frame(t, FRAME_PING, 0, 0, opaque, sizeof opaque);
+}
+
+static void keep_alive(struct tunnel *t)
+{
     struct worker *w = t->worker;
     const struct engine_config *c = &w->engine->config;
     if (t->ping_sent && t->heard > t->ping_sent)
@@ -58,10 +67,24 @@ static void keep_alive(struct tunnel *t)
     }
     if (t->ping_sent || w->now < t->ping_due)
         return;
-    t->ping_due = w->now + c->ping_interval;
-    t->ping_sent = w->now;
-    COUNT(w, pings_sent);
-    tunnel_frame(t, FRAME_PING, 0, 0, opaque, sizeof opaque);
+    send_ping(t);
+}
+
+void tunnel_probe(struct tunnel *t)
+{
+    if (!t->probed || t->heard > t->probed)
+        t->probed = t->worker->now;
+    if (t->ping_sent && t->heard <= t->ping_sent)
+        return; /* one is on its way */
+    send_ping(t);
+    if (t->state == TUNNEL_OPEN)
+        tunnel_rearm(t);
+}
+
+bool tunnel_suspect(const struct tunnel *t)
+{
+    const struct worker *w = t->worker;
+    return t->probed && t->heard <= t->probed && w->now - t->probed >= w->engine->config.answer_patience;
 }
 
 /* Wall time may jump, so it is looked at again and again. */
@@ -79,6 +102,11 @@ void tunnel_on_timer(struct tunnel *t)
 {
     struct worker *w = t->worker;
     const struct engine_config *c = &w->engine->config;
+    if (t->defective) {
+        t->defective = false;
+        tunnel_fail(t, REASON_internal, H2_INTERNAL_ERROR, "ended for a defect of this engine");
+        return;
+    }
     if (t->phase_deadline && w->now >= t->phase_deadline) {
         phase_over(t);
         return;

@@ -118,6 +118,9 @@ static void run_command(struct worker *w, struct command *c)
     case COMMAND_REVOKE:
         check_revoked(w);
         break;
+    case COMMAND_RETIRE:
+        pool_retire(w);
+        break;
     case COMMAND_STOP:
         w->stopping = true;
         break;

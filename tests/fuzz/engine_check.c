@@ -308,6 +308,14 @@ static struct engine *start(bool small)
     return e;
 }
 
+static void require_sound(struct engine *e)
+{
+    struct engine_stat stats[128];
+    size_t n = engine_stats(e, stats, 128);
+    for (size_t i = 0; i < n; i++)
+        REQUIRE(strcmp(stats[i].name, "defects") != 0 || stats[i].value == 0);
+}
+
 static void run_check(const struct signer *root, bool small)
 {
     struct check c = {.out = start(small), .into = start(small)};
@@ -340,6 +348,8 @@ static void run_check(const struct signer *root, bool small)
     fprintf(stderr, "%s windows: %u flows, %u ended, %u established\n", small ? "small" : "usual",
             atomic_load(&c.accepted), atomic_load(&c.closed), atomic_load(&c.established));
     REQUIRE(atomic_load(&c.accepted) == atomic_load(&c.closed));
+    require_sound(c.out);
+    require_sound(c.into);
     engine_free(c.out);
     engine_free(c.into);
     for (int i = 0; i < 3; i++)

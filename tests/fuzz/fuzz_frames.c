@@ -382,6 +382,7 @@ static void finish(void)
         engine_event_free(asked[--n_asked]);
     require(world.engine.n_flows == 0 && world.engine.n_tunnels == 0 && world.engine.n_handshakes == 0);
     require(w->load == 0);
+    require(stat_get(&w->stats.defects) == 0);
     require(list_empty(&w->ready) && list_empty(&w->due_pools) && !w->n_dirty && !w->n_gathers);
     for (int i = 0; i < POOL_BUCKETS; i++)
         require(!w->pool[i]);

@@ -99,13 +99,14 @@ class EngineDied(AssertionError):
 class EngineHost:
     """The parent's handle of one engine process."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, *, extension: str = "", **config: Any) -> None:
+        """`extension`: another build of `hbone._engine`."""
         self.config = config
         ours, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.enginehost", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=sanitized.environment(),
+            env=sanitized.environment(extension),
         )
         theirs.close()
         self._connection = Connection(ours.detach())

@@ -24,8 +24,17 @@ def kind() -> str:
 
 def extension(wanted: str) -> Path:
     """Build `hbone._engine` with the sanitizer unless it is there and newer than its sources."""
-    out = PROJECT / "build" / f"sanitize-{wanted}" / "_engine.so"
-    sources = sorted(ENGINE.glob("*.c"))
+    return _build(f"sanitize-{wanted}", wanted)
+
+
+def with_defects(source: Path) -> Path:
+    """The same with `h2_control` wrapped by this C file."""
+    return _build(f"defects-{kind() or 'plain'}", kind(), source)
+
+
+def _build(name: str, wanted: str, wrapper: Path | None = None) -> Path:
+    out = PROJECT / "build" / name / "_engine.so"
+    sources = [*sorted(ENGINE.glob("*.c")), *([wrapper] if wrapper else [])]
     newest = max(path.stat().st_mtime for path in [*sources, *ENGINE.glob("*.h")])
     if not out.exists() or out.stat().st_mtime < newest:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -38,23 +47,25 @@ def extension(wanted: str) -> Path:
             "-fPIC",
             "-shared",
             "-pthread",
+            *([f"-fsanitize={KINDS[wanted]}"] if wanted else []),
+            *(["-Wl,--wrap=h2_control"] if wrapper else []),
         ]
-        include = f"-I{sysconfig.get_paths()['include']}"
-        command = ["gcc", *flags, f"-fsanitize={KINDS[wanted]}", include, *map(str, sources), "-o", str(out)]
+        include = [f"-I{sysconfig.get_paths()['include']}", f"-I{ENGINE}"]
+        command = ["gcc", *flags, *include, *map(str, sources), "-o", str(out)]
         subprocess.run([*command, "-lssl", "-lcrypto"], check=True)
     return out
 
 
-def environment() -> dict[str, str]:
-    """The environment of a process that is to load it."""
+def environment(built: str = "") -> dict[str, str]:
+    """The environment of a process that is to load it, or the extension that was built."""
     wanted = kind()
     if not wanted:
-        return dict(os.environ)
+        return {**os.environ, **({"AMBIENT_ENGINE_EXTENSION": built} if built else {})}
     name = LIBRARIES[wanted]
     library = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     return {
         **os.environ,
-        "AMBIENT_ENGINE_EXTENSION": str(extension(wanted)),
+        "AMBIENT_ENGINE_EXTENSION": built or str(extension(wanted)),
         "LD_PRELOAD": library.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",

@@ -177,20 +177,27 @@ def test_empty_and_tiny_data(arena: Arena, size: int) -> None:
         assert sent < 1_000_000
 
 
-def test_padding_flood(arena: Arena) -> None:
-    """255 octets of padding around each octet of data (18): all of it is credited back and the data arrives, or
-    it is called a flood. (Padding costs its sender what it costs us.)"""
-    count = 100_000
+@pytest.mark.parametrize(("size", "pad"), [(0, 255), (0, 0), (1, 31)])
+def test_padding_hides_no_flood(arena: Arena, size: int, pad: int) -> None:
+    """Frames that bring nothing, or next to nothing, do so with padding as well (18)."""
     with servers.sink() as app:
         arena.rule(Deliver(app.address))
         peer = arena.peer()
         stream = peer.tunnel("10.0.0.1:80")
-        piece = frames.data(stream, b"x", pad=255)
-        peer.flood(piece for _ in range(count))
-        if peer.ending.goaway is None:
-            wait_until(lambda: app.bytes == count, "all data")
-        else:
-            conn_error(arena, peer, Code.ENHANCE_YOUR_CALM, slug="peer_abuse")
+        pieces = frames.data(stream, b"x" * size, pad=pad) * 1000
+        assert calmed(arena, peer, (pieces for _ in range(3000))) < 3000
+        assert arena.counted("abuse_tiny_data" if size else "abuse_empty_data") == 1
+
+
+def test_padding_is_credited_and_no_flood_in_moderation(arena: Arena) -> None:
+    """255 octets of padding around each octet of data (18): all of it is credited back, and the data arrives."""
+    count = 50_000
+    with servers.sink() as app:
+        arena.rule(Deliver(app.address))
+        peer = arena.peer()
+        stream = peer.tunnel("10.0.0.1:80")
+        peer.flood(frames.data(stream, b"x", pad=255) for _ in range(count))
+        wait_until(lambda: app.bytes == count, "all data")
 
 
 def test_small_messages_of_an_honest_application_are_fine(arena: Arena) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from tests.support import frames, patterns, servers
 from tests.support.arena import CLIENT_ID, Arena, Arenas, assert_reset
-from tests.support.enginehost import Deliver, Hold, TunnelTo
+from tests.support.enginehost import Address, Deliver, Hold, TunnelTo
 from tests.support.faultproxy import FaultProxy, Way
-from tests.support.frames import Type
+from tests.support.frames import Code, Setting, Type
+from tests.support.peer import Peer
 from tests.support.ports import closed_address, wait_until
 
 QUICK_PINGS: dict[str, Any] = {"ping_interval": 0.3, "ping_timeout": 0.6}
@@ -43,6 +44,98 @@ def test_answering_client_is_kept(arenas: Arenas) -> None:
             assert peer.pump(0.05)
         peer.echo(stream, b"alive")
         assert sum(f.kind == Type.PING and not f.flags & frames.ACK for f in peer.received) >= 5  # each 0.3 s
+
+
+def warm_tunnel(arena: Arena, server: socket.socket) -> tuple[Address, Peer]:
+    """Where applications dial, and the server's end of a tunnel that has served one of them."""
+    target = arena.outbound(server)
+    app = arena.app(target)
+    tunnel = arena.accept(server)
+    tunnel.start()
+    stream = serve(tunnel, app)
+    app.shutdown(socket.SHUT_WR)
+    tunnel.expect(Type.DATA, stream, where=lambda f: f.ends_stream, timeout=30)
+    tunnel.send(frames.data(stream, end=True))
+    app.settimeout(30)
+    assert app.recv(1) == b""
+    return target, tunnel
+
+
+def serve(tunnel: Peer, app: socket.socket) -> int:
+    """Answer the next CONNECT; the application's words come through. Its stream."""
+    stream = tunnel.expect(Type.HEADERS, timeout=30).stream
+    tunnel.send(frames.headers(stream, tunnel.encoder.encode([(":status", "200")])))
+    app.sendall(b"hello")
+    assert tunnel.read_exactly(stream, 5, timeout=30) == b"hello"
+    return stream
+
+
+def test_half_dead_pooled_tunnel_is_left_before_the_first_byte(arenas: Arenas) -> None:
+    """The peer is gone and nobody said so (a node that lost its power): its tunnel takes the CONNECT and is silent.
+    A PING goes unanswered as well, and the connection is made by a new tunnel, long before PING's own deadline."""
+    with arenas.enter(answer_patience=0.2, response_timeout=60.0) as arena, arena.evil_server() as server:
+        target, silent = warm_tunnel(arena, server)
+        app = arena.app(target)
+        new = arena.accept(server, timeout=30)
+        new.start({Setting.MAX_CONCURRENT_STREAMS: 1})
+        serve(new, app)
+        assert arena.counted("pool_retries") == 1
+        later = arena.app(target)  # nothing more is given to the silent one
+        newer = arena.accept(server, timeout=30)
+        newer.start()
+        serve(newer, later)
+        assert arena.endings() == {}
+        silent.polite = False
+        silent.expect(Type.PING, timeout=30)
+        silent.expect_rst(3, Code.CANCEL)
+        assert [f.stream for f in silent.received if f.kind == Type.HEADERS] == [1, 3]
+
+
+def test_tunnel_that_speaks_again_is_used_again(arenas: Arenas) -> None:
+    with arenas.enter(answer_patience=0.2, response_timeout=60.0) as arena, arena.evil_server() as server:
+        target, slow = warm_tunnel(arena, server)
+        app = arena.app(target)
+        new = arena.accept(server, timeout=30)
+        new.start()
+        serve(new, app)
+        new.send(frames.goaway((1 << 31) - 1))  # from now on there is only the other one
+        slow.expect(Type.PING, timeout=30)
+        slow.expect_rst(3, Code.CANCEL)
+        wait_until(lambda: arena.counted("goaways_received") == 1, "GOAWAY was read")
+        slow.send(frames.ping(b"I'm here"))
+        slow.expect(Type.PING, where=lambda f: bool(f.flags & frames.ACK), timeout=30)
+        serve(slow, arena.app(target))
+
+
+def test_connect_that_a_leaving_peer_forgets_is_tried_elsewhere(arenas: Arenas) -> None:
+    """Istio's ztunnel, told to stop, says GOAWAY and takes no more streams from a connection, answers its PINGs and
+    leaves a CONNECT that crossed the GOAWAY without an answer until it closes."""
+    with arenas.enter(answer_patience=0.2, response_timeout=60.0) as arena, arena.evil_server() as server:
+        target, leaving = warm_tunnel(arena, server)
+        app = arena.app(target)
+        leaving.expect(Type.HEADERS, timeout=30)
+        leaving.send(frames.goaway((1 << 31) - 1))
+        new = arena.accept(server, timeout=30)
+        new.start()
+        serve(new, app)
+        assert arena.counted("pool_retries") == 1
+        leaving.expect_rst(3, Code.CANCEL)
+
+
+def test_slow_answer_of_a_living_peer_is_waited_for(arenas: Arenas) -> None:
+    """It answers PING: what it was asked for merely takes its time."""
+    with arenas.enter(answer_patience=1.5, response_timeout=60.0) as arena, arena.evil_server() as server:
+        target, busy = warm_tunnel(arena, server)
+        app = arena.app(target)
+        busy.expect(Type.HEADERS, timeout=30)
+        busy.send(frames.ping(b"thinking"))
+        until = time.monotonic() + 3.5  # more than twice the patience
+        while time.monotonic() < until:
+            assert busy.pump(0.02)
+        busy.send(frames.headers(3, busy.encoder.encode([(":status", "200")])))
+        app.sendall(b"hello")
+        assert busy.read_exactly(3, 5, timeout=30) == b"hello"
+        assert arena.counted("pool_retries") == 0
 
 
 @pytest.mark.parametrize("fault", ["stalled", "swallow"])

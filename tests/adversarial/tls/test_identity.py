@@ -127,6 +127,40 @@ def test_defective_client_is_turned_away(arena: Arena, mint: Mint, slug: str) ->
     )
 
 
+CERTIFICATE_EXPIRED, CERTIFICATE_UNKNOWN, UNKNOWN_CA, CERTIFICATE_REQUIRED = 45, 46, 48, 116
+
+
+@pytest.mark.parametrize(
+    ("defect", "alert"),
+    [
+        (None, CERTIFICATE_REQUIRED),
+        ("unknown_ca", UNKNOWN_CA),
+        ("expired", CERTIFICATE_EXPIRED),
+        ("future", CERTIFICATE_EXPIRED),
+        ("other_domain", CERTIFICATE_UNKNOWN),
+        ("dns_only", CERTIFICATE_UNKNOWN),
+    ],
+)
+def test_alert_says_what_was_wrong_with_the_certificate(
+    arena: Arena, defect: str | None, alert: int
+) -> None:
+    """RFC 8446 section 6.2, and as Istio's ztunnel (but for a name that is no SPIFFE ID: access_denied there). Whoever
+    runs the other side reads it in a log."""
+    credential = DEFECTS[defect][0](arena.authority) if defect else None
+    peer = Peer.dial(arena.hbone, credential)
+    arena._closing.callback(peer.close)
+    assert peer.wait_end(30).alert == alert
+
+
+def test_alert_of_a_client_that_meets_another_workload(arena: Arena) -> None:
+    """The server learns that it was not the one that was looked for."""
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server, sans=(spiffe("somebody-else"),)))
+    with pytest.raises(Refused, match="CERTIFICATE_UNKNOWN"):
+        arena.accept(server)
+    assert_reset(app)
+
+
 @table(ONLY_SERVERS)
 def test_defective_server_gets_no_application_octet(arena: Arena, mint: Mint, slug: str) -> None:
     """`sans` names the identity the certificate claims, so that only the defect can be the reason."""

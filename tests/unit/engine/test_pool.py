@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+
 from hbone.engine import Accepted, Closed, Established, TunnelClosed, TunnelOpened
 from tests.support.pki import spiffe
 from tests.support.ports import wait_until
@@ -73,6 +75,43 @@ def test_idle_tunnel_is_released_on_both_sides(start_mesh: StartMesh) -> None:
     for host in (mesh.out, mesh.into):
         engine = host.engine
         wait_until(lambda engine=engine: engine.stats()["tunnels_live"] == 0, "the tunnel is gone")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", ["replaced", "dropped"])
+def test_tunnels_of_a_replaced_identity_go_with_their_last_stream(start_mesh: StartMesh, how: str) -> None:
+    mesh = start_mesh(workers=1, tunnel_events=True)
+    engine = mesh.out.engine
+    with ExitStack() as stack:
+        (sock,) = hold(mesh, 1, stack)
+        if how == "dropped":
+            engine.drop_identity(1)
+        mesh.set_identity(mesh.out, mesh.ca.leaf(CLIENT_URI))
+        hold(mesh, 1, stack)
+        assert engine.stats()["tunnels_dialled"] == 2
+        sock.sendall(b"the old tunnel lives while it is needed")
+        assert sock.recv(100)
+        assert not mesh.out.all(TunnelClosed)
+        old, _ = mesh.out.wait(TunnelOpened, 2)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        (closed,) = mesh.out.wait(TunnelClosed)
+        assert closed.tunnel == old.tunnel
+        assert engine.stats()["pool_retired"] == 1
+        assert mesh.out.reasons() == ["ok"]
+
+
+def test_idle_tunnels_of_a_replaced_identity_go_at_once(start_mesh: StartMesh) -> None:
+    mesh = start_mesh(workers=2)
+    engine = mesh.out.engine
+    with ExitStack() as stack:
+        hold(mesh, 6, stack)
+    mesh.out.wait(Closed, 6)
+    wait_until(lambda: mesh.into.engine.stats()["flows_live"] == 0, "all streams have ended")
+    pooled = engine.stats()["tunnels_live"]
+    assert pooled
+    mesh.set_identity(mesh.out, mesh.ca.leaf(CLIENT_URI))
+    wait_until(lambda: engine.stats()["tunnels_live"] == 0, "none is kept", timeout=30)
+    assert engine.stats()["pool_retired"] == pooled
 
 
 def test_silent_peer_is_found_dead_and_its_flows_end(start_mesh: StartMesh) -> None:
