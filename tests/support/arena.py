@@ -192,7 +192,7 @@ class Arenas:
     def _wait_for_voice(self, host: EngineHost) -> None:
         """The engine reports few tunnel failures a second and only counts the rest: do not let an attack
         be among those because of the ones before it."""
-        now, total = time.monotonic(), host.stats()["tunnel_failures"]
+        now, total = time.monotonic(), _told(host)
         seen = self._failures.setdefault(host.pid, [(now - 10, 0)])
         older = [count for when, count in seen if when < now - 1.1]
         if total - max(older, default=0) >= QUIET_FAILURES:
@@ -200,7 +200,7 @@ class Arenas:
         self._note_failures(host)
 
     def _note_failures(self, host: EngineHost) -> None:
-        now, total = time.monotonic(), host.stats()["tunnel_failures"]
+        now, total = time.monotonic(), _told(host)
         seen = self._failures[host.pid]
         self._failures[host.pid] = [*seen[-200:], (now, total)]
 
@@ -276,6 +276,12 @@ def check_alive(host: EngineHost) -> None:
     """The process lives and answers."""
     assert host.alive, "the engine process ended"
     host.stats()
+
+
+def _told(host: EngineHost) -> int:
+    """What is told at a bounded rate."""
+    stats = host.stats()
+    return stats["tunnel_failures"] + stats["defects"]
 
 
 def _gauges(host: EngineHost) -> dict[str, int]:

@@ -141,9 +141,7 @@ CERTIFICATE_EXPIRED, CERTIFICATE_UNKNOWN, UNKNOWN_CA, CERTIFICATE_REQUIRED = 45,
         ("dns_only", CERTIFICATE_UNKNOWN),
     ],
 )
-def test_alert_says_what_was_wrong_with_the_certificate(
-    arena: Arena, defect: str | None, alert: int
-) -> None:
+def test_alert_says_what_was_wrong_with_the_certificate(arena: Arena, defect: str | None, alert: int) -> None:
     """RFC 8446 section 6.2, and as Istio's ztunnel (but for a name that is no SPIFFE ID: access_denied there). Whoever
     runs the other side reads it in a log."""
     credential = DEFECTS[defect][0](arena.authority) if defect else None
