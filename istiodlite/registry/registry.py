@@ -54,6 +54,8 @@ class Registry:
         self._users: dict[Token, ObjectKey | set[ObjectKey]] = {}
         self._tokens: dict[Token, Token] = {}
         self.resources: dict[ResourceKey, Resource] = {}
+        self.rebuilt: tuple[ObjectKey, ...] = ()
+        """What the last batch made again: the batch's own objects and those that depend on them."""
         self.apply({})
 
     @property
@@ -64,6 +66,16 @@ class Registry:
         """Status conditions of the input objects, in order of their keys."""
         for key in sorted(self._built):
             yield from self._built[key].conditions
+
+    def conditions_of(self, key: ObjectKey) -> tuple[Condition, ...]:
+        """Status conditions of one object; none of one that is not there."""
+        built = self._built.get(key)
+        return built.conditions if built is not None else ()
+
+    def addresses_of(self, key: ObjectKey) -> tuple[tuple[str, str], ...]:
+        """Addresses (value, host) allocated to the hosts of a ServiceEntry, as its status.addresses has them."""
+        allocated = self._world.allocated.get((key.namespace, key.name), {})
+        return tuple((value, host) for host, values in allocated.items() for value in values)
 
     def apply(self, batch: Mapping[ObjectKey, KubeObject | None]) -> Changes:
         """Puts and (None) removes objects. Equal objects change nothing."""
@@ -86,7 +98,8 @@ class Registry:
     def _rebuild(self, dirty: Iterable[ObjectKey]) -> Changes:
         before: dict[ResourceKey, Resource] = {}
         after: dict[ResourceKey, Resource] = {}
-        for key in sorted(dirty):
+        self.rebuilt = tuple(sorted(dirty))
+        for key in self.rebuilt:
             old, new = self._built.get(key), self._build(key)
             for one in old.resources if old is not None else ():
                 before[(one.type_url, one.name)] = one

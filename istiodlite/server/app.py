@@ -168,6 +168,7 @@ class ControlPlane:
         batch, self._waiting = self._waiting, {}
         begin = time.monotonic()
         changes = self.registry.apply(batch)
+        self._inputs.pushed(self.registry)
         self.metrics.batches.inc()
         self.metrics.build_time.observe(time.monotonic() - begin)
         if changes:

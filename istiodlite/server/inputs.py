@@ -18,11 +18,14 @@ from istiodlite.ca.roots import RotatingAuthority
 from istiodlite.ca.secrets import authority_of, load_or_create_secret, plugged_in
 from istiodlite.ca.tokenreview import TokenReviewer
 from istiodlite.ca.tokens import load_or_create_token_key, verify
+from istiodlite.registry import Registry
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError
 from istiodlite.sources.folder import Batch, Folder, readable
 from istiodlite.sources.kube import Access, AccessError, ApiError, KubeClient, KubeSource
 from istiodlite.sources.kube.reflector import wait_of
 from istiodlite.sources.source import FolderSource, Source
+from istiodlite.status import StatusWriter
+from istiodlite.status.writer import removed
 
 _log = logging.getLogger("istiodlite")
 
@@ -30,19 +33,21 @@ _log = logging.getLogger("istiodlite")
 _ROOTS_CHECK = 10.0
 
 
-def _pass_over(_: Batch) -> None:
+def _pass_over(*_: object) -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """`review` tells who a token speaks for (raises TokenError), in the loop of the gRPC server. `note` hears
-    of each batch, `tasks` run as long as the server, `describe` adds to its debug page."""
+    of each batch, `pushed` of each time the registry took one, `tasks` run as long as the server, `describe` adds
+    to its debug page."""
 
     source: Source
     authority: Issuer
     review: Callable[[str], Awaitable[Caller]]
     note: Callable[[Batch], None] = _pass_over
+    pushed: Callable[[Registry], None] = _pass_over
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     describe: Callable[[], dict[str, Any]] = dict
 
@@ -98,14 +103,21 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
         _log.warning("the API server's certificate is not checked (insecure-skip-tls-verify)")
     authority = await _cluster_authority(config, kube, client)
     distribution = RootDistribution(client, lambda: authority.roots_pem)
+    status = StatusWriter(client)
+
+    def note(batch: Batch) -> None:
+        distribution.note(batch.changes)
+        status.gone(removed(batch.changes))
+
     return Inputs(
-        KubeSource(client),
+        KubeSource(client, saw=status.saw),
         authority,
         # A client of its own: it lives in the gRPC server's loop.
         TokenReviewer(lambda: KubeClient(access)).caller,
-        lambda batch: distribution.note(batch.changes),
-        (distribution.run,),
-        lambda: {"rootConfigMaps": distribution.describe()},
+        note,
+        lambda registry: status.pushed(registry, registry.rebuilt),
+        (distribution.run, status.run),
+        lambda: {"rootConfigMaps": distribution.describe(), "status": status.describe()},
     )
 
 

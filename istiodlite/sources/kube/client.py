@@ -94,10 +94,16 @@ class KubeClient:
         return await self.send("GET", path, parameters=parameters)
 
     async def send(
-        self, method: str, path: str, body: Any = None, *, parameters: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
     ) -> Any:
         """A request with an optional JSON body; the JSON of the answer. Raises ApiError."""
-        async with self._answer(method, path, parameters, body) as response:
+        async with self._answer(method, path, parameters, body, content_type=content_type) as response:
             data = await _body(response)
         try:
             return json.loads(data)
@@ -120,7 +126,14 @@ class KubeClient:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, body: Any, *, watch: bool = False
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str] | None,
+        body: Any,
+        *,
+        watch: bool = False,
+        content_type: str = "",
     ) -> AsyncGenerator[httpx2.Response]:
         """A response whose status says success. Raises ApiError, also for what goes wrong while reading."""
         http = self._http
@@ -130,7 +143,7 @@ class KubeClient:
                 path,
                 params=parameters,
                 json=body,
-                headers=self._authorization(),
+                headers=self._authorization() | ({"content-type": content_type} if body is not None else {}),
                 extensions=self._extensions(watch),
             )
             response = await http.send(request, stream=True)

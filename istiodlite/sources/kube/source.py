@@ -12,7 +12,7 @@ from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.sources.folder import Batch
 from istiodlite.sources.kube.client import KubeClient
 from istiodlite.sources.kube.kinds import WATCHED, WatchedKind
-from istiodlite.sources.kube.reading import read
+from istiodlite.sources.kube.reading import Reading, read
 from istiodlite.sources.kube.watcher import Watcher
 
 _log = logging.getLogger("istiodlite.kube")
@@ -22,9 +22,16 @@ _REMIND = 30.0
 class KubeSource:
     """Watches every kind at once. The first batch is delivered when all have been listed and holds all."""
 
-    def __init__(self, client: KubeClient, kinds: Sequence[WatchedKind] = WATCHED) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        kinds: Sequence[WatchedKind] = WATCHED,
+        saw: Callable[[WatchedKind, Any], None] = lambda kind, body: None,
+    ) -> None:
+        """`saw` is shown every object as the API server sent it."""
         self._client = client
-        self._watchers = [Watcher(client, kind, read, self._take) for kind in kinds]
+        self._saw = saw
+        self._watchers = [Watcher(client, kind, self._read, self._take) for kind in kinds]
         self._waiting: dict[ObjectKey, KubeObject | None] = {}
         self._errors: tuple[ManifestError, ...] = ()
         self._deliver: Callable[[Batch], None] | None = None
@@ -37,6 +44,10 @@ class KubeSource:
             for watcher in self._watchers:
                 nursery.start_soon(watcher.run)
             nursery.start_soon(self._remind)
+
+    def _read(self, kind: WatchedKind, body: Any) -> Reading[KubeObject]:
+        self._saw(kind, body)
+        return read(kind, body)
 
     def _take(self, changes: Mapping[ObjectKey, KubeObject | None]) -> None:
         self._waiting.update(changes)

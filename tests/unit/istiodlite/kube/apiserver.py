@@ -34,7 +34,7 @@ _NAMESPACED = re.compile(r"(/api/v1|/apis/[^/]+/[^/]+)/namespaces/([^/]+)/([^/]+
 Body = dict[str, Any]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Waits for a condition, at most so long."""
     with trio.fail_after(seconds):
         while not condition():
@@ -67,6 +67,7 @@ class Request:
     query: dict[str, str]
     verb: str
     authorization: str
+    content_type: str = ""
 
 
 class ApiServer:
@@ -233,6 +234,8 @@ class ApiServer:
             return 201, {**body, "status": review}
         if request.verb in ("post", "put"):
             return self._write(request, body)
+        if request.verb == "patch":
+            return self._patch_status(request, body)
         if (found := _NAMESPACED.match(request.path)) is not None:
             one = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
             return (200, one) if one is not None else (404, status(404, "NotFound", f"{found[4]} not found"))
@@ -278,6 +281,19 @@ class ApiServer:
         if body["metadata"].get("resourceVersion") not in (None, present["metadata"]["resourceVersion"]):
             return 409, status(409, "Conflict", "the object has been modified")
         return 200, self.put(body)
+
+    def _patch_status(self, request: Request, body: Body) -> tuple[int, Body]:
+        """A JSON merge patch of the status subresource: conditions and addresses as whole lists."""
+        found = _NAMESPACED.match(request.path.removesuffix("/status"))
+        assert found is not None
+        assert request.content_type == "application/merge-patch+json"
+        assert request.path.endswith("/status")
+        present = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
+        if present is None:
+            return 404, status(404, "NotFound", "not found")
+        if body["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"]:
+            return 409, status(409, "Conflict", "the object has been modified")
+        return 200, self.put({**present, "status": {**present.get("status", {}), **body["status"]}})
 
     async def _watch(self, http: _Http, request: Request, raw: bytes | None) -> None:
         if request.path in self.missing:
@@ -339,6 +355,7 @@ class _Http:
         verb = method.lower() if method != "GET" else "watch" if query.get("watch") else "list"
         headers = {bytes(name): bytes(value).decode() for name, value in head.headers}
         request = Request(method, parts.path, query, verb, headers.get(b"authorization", ""))
+        request.content_type = headers.get(b"content-type", "")
         return request, json.loads(data) if data else {}
 
     async def _send(self, event: Any) -> None:
