@@ -100,7 +100,7 @@ def check_capabilities() -> None:
 
 def _engine_config(config: Config) -> EngineConfig:
     return EngineConfig(
-        workers=config.workers or min(2, os.cpu_count() or 1),
+        workers=config.workers or min(2, len(os.sched_getaffinity(0))),
         event_hold=_EVENT_HOLD,
         stream_window_max=config.stream_window,
         connection_window_max=config.connection_window,

@@ -191,7 +191,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams", _count, "100", "streams in one tunnel"),
     Setting("POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle", _seconds, "5m", "close tunnels unused this long"),
-    Setting("ZTUNNEL_WORKER_THREADS", "workers", _count, "0", "engine threads; 0: two, at most the CPUs"),
+    Setting(
+        "ZTUNNEL_WORKER_THREADS",
+        "workers",
+        _count,
+        "0",
+        "engine threads; 0: two, or one where it may run on only one CPU",
+    ),
     Setting(
         "TERMINATION_GRACE_PERIOD_SECONDS",
         "grace_period",

@@ -99,11 +99,13 @@ void plain_end(struct plain *p)
     }
 }
 
-/* sendmsg: the bytes taken (0: blocked), or -1 when the flow ended over it. */
+/* The bytes taken (0: blocked), or -1 when the flow ended over it. One piece, the usual case, needs no sendmsg: its
+ * header and vector would have to be copied into the kernel first. */
 static ssize_t send_pieces(struct plain *p, struct iovec *pieces, int n)
 {
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = (size_t)n};
-    ssize_t sent = sendmsg(p->source.fd, &message, MSG_NOSIGNAL);
+    ssize_t sent = n == 1 ? send(p->source.fd, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL)
+                          : sendmsg(p->source.fd, &message, MSG_NOSIGNAL);
     if (sent >= 0)
         return sent;
     if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS) {

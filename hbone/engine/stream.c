@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 
 #include "flow.h"
 #include "plain.h"
@@ -196,7 +197,7 @@ void stream_pump(struct flow *f)
         limit = PLAIN_ROOM;
     uint32_t asked =
         plan_frames(t, t->plain + t->plain_size, PLAIN_ROOM - t->plain_size, (uint32_t)limit, pieces, &n);
-    ssize_t got = readv(p->source.fd, pieces, n);
+    ssize_t got = n == 1 ? recv(p->source.fd, pieces->iov_base, asked, 0) : readv(p->source.fd, pieces, n);
     if (got < 0) {
         read_failed(f, p, errno);
         return;

@@ -82,7 +82,7 @@ class OneIdentity:
 def make_engine(options: argparse.Namespace) -> tuple[Engine, int]:
     """(engine with the side's certificate, handle of this network namespace)"""
     settings: dict[str, Any] = {
-        "workers": options.workers or min(2, os.cpu_count() or 1),
+        "workers": options.workers or min(2, len(os.sched_getaffinity(0))),
         "event_hold": EVENT_HOLD,
     }
     engine = (
