@@ -131,6 +131,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--status-host", default=None, help="address of the status port; default that of --listen"
     )
     parser.add_argument(
+        "--webhook-port",
+        type=_port,
+        default=None,
+        help="admission webhook (HTTPS); default 15017 with --kube, else off; 0 is off",
+    )
+    parser.add_argument(
         "--san", action="append", default=[], help="further name or address in the serving certificate"
     )
     parser.add_argument(
@@ -172,8 +178,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         logging.getLogger("httpx2").setLevel(logging.WARNING)
     mesh = _mesh(arguments)
     accounts = arguments.trusted_node_account or [(mesh.root_namespace, "ztunnel")]
+    webhook = arguments.webhook_port
+    if webhook is None:
+        webhook = 15017 if arguments.kube else 0
     config = ServeConfig(
         mesh=mesh,
+        webhook=(arguments.listen[0], webhook) if webhook else None,
         objects=arguments.objects,
         data=arguments.data,
         kube=_kube(arguments),

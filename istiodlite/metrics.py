@@ -32,6 +32,9 @@ class Metrics:
         self.object_errors = Gauge(
             "istiodlite_object_errors", "Objects and files that cannot be used as they are", registry=r
         )
+        self.reviews = Counter(
+            "istiodlite_webhook_reviews", "Objects reviewed before they were stored", ["allowed"], registry=r
+        )
         self.source_age = Gauge(
             "istiodlite_source_age_seconds",
             "Seconds for which changes may have been missed; 0 while the source is followed",

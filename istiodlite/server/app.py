@@ -29,6 +29,7 @@ from istiodlite.server.names import serving_names
 from istiodlite.server.present import condition_values, overview
 from istiodlite.server.status import Page, StatusServer
 from istiodlite.sources.folder import Batch
+from istiodlite.webhook import WebhookServer, review
 from istiodlite.xds import server as xds_server
 from istiodlite.xds.server import DiscoveryService
 
@@ -58,9 +59,11 @@ class ControlPlane:
         trust = Trust(config.mesh.trust_domain, config.trusted_node_accounts)
         certificates = CertificateService(authority, authenticator, trust, lambda: self.pods, self.metrics)
         self.discovery = DiscoveryService(authenticator, self.metrics)
+        serving = ServingCertificate(authority, self._names)
+        self._webhook = WebhookServer(serving, self._review)
         self._grpc = GrpcThread(
             config.listen,
-            ServingCertificate(authority, self._names),
+            serving,
             {
                 ca_service.PATH: certificates.handler(),
                 xds_server.PATH: self.discovery.handler(),
@@ -77,7 +80,8 @@ class ControlPlane:
 
     async def run(self) -> None:
         """Raises StartError if a port is taken."""
-        listeners = await _listen(self.config.status)
+        listeners = await _listen(self.config.status, "--status-port")
+        hooks = await _listen(self.config.webhook, "--webhook-port") if self.config.webhook else []
         try:
             status = StatusServer(self._pages(), open_debug=self.config.open_debug)
             async with trio.open_nursery() as nursery:
@@ -89,12 +93,14 @@ class ControlPlane:
                 # Nothing is served before all is known: half a mesh would lift policies.
                 await self._complete.wait()
                 self._load()
+                if hooks:
+                    nursery.start_soon(trio.serve_listeners, self._webhook.connection, hooks)
                 await self._serve(nursery)
             if self._failure is not None:
                 raise self._failure
         finally:
             self.ready = False
-            for listener in listeners:
+            for listener in (*listeners, *hooks):
                 await trio.aclose_forcefully(listener)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._grpc.stop)
@@ -111,6 +117,13 @@ class ControlPlane:
         self.ready = True
         nursery.start_soon(self._end_with_grpc, nursery.cancel_scope)
         nursery.start_soon(self._push_when_due)
+
+    async def _review(self, body: Any) -> dict[str, Any]:
+        """Raises BadReview."""
+        objects = dict(self.registry.objects)
+        answer = await trio.to_thread.run_sync(review, body, objects, self.config.mesh)
+        self.metrics.reviews.labels(str(answer["response"]["allowed"]).lower()).inc()
+        return answer
 
     async def _end_with_grpc(self, scope: trio.CancelScope) -> None:
         """Half a control plane is worse than a restart."""
@@ -235,13 +248,13 @@ def _log_failure(result: "Future[None]") -> None:
         _log.error("a batch was not published", exc_info=error)
 
 
-async def _listen(address: tuple[str, int]) -> list[trio.SocketListener]:
+async def _listen(address: tuple[str, int], option: str) -> list[trio.SocketListener]:
     host, port = address
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         reason = "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
-        raise StartError(f"cannot listen on {host}:{port}: {reason}; use --status-port") from None
+        raise StartError(f"cannot listen on {host}:{port}: {reason}; use {option}") from None
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:

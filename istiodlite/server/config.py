@@ -24,7 +24,7 @@ class KubeConfig:
 class ServeConfig:
     """Objects come from the folder `objects`, with root and token key in `data`, or from `kube`.
 
-    `listen` and `status` are (host, port); times are seconds; sizes are bytes.
+    `listen`, `status` and `webhook` (None: off) are (host, port); times are seconds; sizes are bytes.
 
     `trusted_node_accounts` are (namespace, service account) that may ask for identities of their node.
     """
@@ -35,6 +35,7 @@ class ServeConfig:
     kube: KubeConfig | None = None
     listen: tuple[str, int] = ("0.0.0.0", 15012)
     status: tuple[str, int] = ("0.0.0.0", 15014)
+    webhook: tuple[str, int] | None = None
     extra_names: tuple[str, ...] = ()
     trusted_node_accounts: frozenset[tuple[str, str]] = frozenset({("istio-system", "ztunnel")})
     debounce_quiet: float = 0.1

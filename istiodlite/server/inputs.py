@@ -26,6 +26,7 @@ from istiodlite.sources.kube.reflector import wait_of
 from istiodlite.sources.source import FolderSource, Source
 from istiodlite.status import StatusWriter
 from istiodlite.status.writer import removed
+from istiodlite.webhook import Registration
 
 _log = logging.getLogger("istiodlite")
 
@@ -109,6 +110,8 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
         distribution.note(batch.changes)
         status.gone(removed(batch.changes))
 
+    registration = Registration(client, lambda: authority.roots_pem)
+    webhook = (registration.run,) if config.webhook else ()
     return Inputs(
         KubeSource(client, saw=status.saw),
         authority,
@@ -116,8 +119,12 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
         TokenReviewer(lambda: KubeClient(access)).caller,
         note,
         lambda registry: status.pushed(registry, registry.rebuilt),
-        (distribution.run, status.run),
-        lambda: {"rootConfigMaps": distribution.describe(), "status": status.describe()},
+        (distribution.run, status.run, *webhook),
+        lambda: {
+            "rootConfigMaps": distribution.describe(),
+            "status": status.describe(),
+            "webhook": registration.state if webhook else "off",
+        },
     )
 
 

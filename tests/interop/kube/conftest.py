@@ -38,6 +38,7 @@ _CLUSTER_SCOPED = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "CustomResourceDefinition": "customresourcedefinitions",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }
 _PLURALS = {
     "AuthorizationPolicy": "authorizationpolicies",
@@ -238,7 +239,7 @@ class Serving:
                 [
                     *(sys.executable, "-m", "istiodlite", "serve", "--kube"),
                     *("--kubeconfig", str(self.kubeconfig), "--listen", f"127.0.0.1:{self.port}"),
-                    *("--status-port", str(self.status_port), *self.arguments),
+                    *("--status-port", str(self.status_port), "--webhook-port", "0", *self.arguments),
                 ],
                 stderr=log,
                 cwd=ROOT,
