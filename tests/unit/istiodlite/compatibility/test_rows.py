@@ -1,0 +1,48 @@
+"""Every row of the table holds, and the page is made of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from istiodlite.api import authorization_pb2
+from istiodlite.registry import AUTHORIZATION_TYPE
+from tests.unit.istiodlite.compatibility.page import PAGE, render
+from tests.unit.istiodlite.compatibility.rows import ROWS, Outcome, Row
+from tests.unit.istiodlite.compatibility.world import Refused, changed, resources
+
+BEFORE = resources(changed("Namespace", "metadata.name", "shop"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kind}-{row.field}-{row.outcome}")
+def test_row(row: Row) -> None:
+    bodies = changed(row.kind, row.field, row.value)
+    if row.outcome is Outcome.REFUSED:
+        with pytest.raises(Refused) as refusal:
+            resources(bodies)
+        assert row.kind in str(refusal.value)
+        assert _root(row.field) in str(refusal.value)
+        return
+    after = resources(bodies)
+    if row.outcome is Outcome.IGNORED:
+        assert after == BEFORE
+        return
+    assert after != BEFORE
+    if row.outcome is Outcome.WAYPOINT:
+        key = (AUTHORIZATION_TYPE, "shop/policy")
+        assert _rules(BEFORE[key]) == 1
+        assert _rules(after[key]) == 0
+
+
+def _root(field: str) -> str:
+    """spec.rules[0]... -> spec: a refusal may name a field beside the one that does not fit."""
+    return field.partition(".")[0]
+
+
+def _rules(body: bytes) -> int:
+    return len(authorization_pb2.Authorization.FromString(body).groups)
+
+
+def test_the_page_is_fresh() -> None:
+    assert PAGE.read_text() == render(), (
+        "run: python -m tests.unit.istiodlite.compatibility.page > docs/compatibility.md"
+    )
