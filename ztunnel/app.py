@@ -226,7 +226,7 @@ class Agent:
             readiness.require("proxy manager", lambda: self.pods.is_connected and self.pods.snapshot_done)
             readiness.require("pending pods", lambda: not self.pods.pending)
         readiness.require("revocation lists", lambda: self.crl is None or self.crl.usable)
-        readiness.require("certificates", lambda: not any(held.expired for held in self.identities.held()))
+        readiness.require("certificates", lambda: not self.identities.expired)
         return readiness
 
     def _watch(self, writer: LineWriter) -> None:

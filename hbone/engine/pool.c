@@ -12,7 +12,7 @@
 #include "tunnel.h"
 
 /* Before the peer's SETTINGS say how many streams it takes, no more than this. */
-enum { STREAMS_UNGREETED = 8, IDS_LEFT = 1000 };
+enum { STREAMS_UNGREETED = 8 };
 
 /* ---- entries */
 
@@ -158,9 +158,14 @@ static uint32_t stream_limit(const struct tunnel *t)
     return limit < told ? limit : told;
 }
 
+bool pool_spent(const struct tunnel *t)
+{
+    return t->next_id >= STREAM_ID_LARGEST - POOL_IDS_LEFT;
+}
+
 static bool has_room(const struct tunnel *t)
 {
-    return t->state == TUNNEL_OPEN && !tunnel_suspect(t) && t->n_streams < stream_limit(t) && t->next_id < STREAM_ID_LARGEST - IDS_LEFT;
+    return t->state == TUNNEL_OPEN && !tunnel_suspect(t) && t->n_streams < stream_limit(t) && !pool_spent(t);
 }
 
 static struct tunnel *tunnel_with_room(struct pool_entry *entry)

@@ -5,7 +5,10 @@
 
 #include "state.h"
 
-enum { POOL_RETRIES = 2 }; /* of one flow */
+enum {
+    POOL_RETRIES = 2,     /* of one flow */
+    POOL_IDS_LEFT = 1000, /* stream ids that a tunnel is never asked for */
+};
 
 /* Queues a flow whose route is set. */
 void pool_submit(struct flow *f);
@@ -15,6 +18,8 @@ void pool_retry(struct flow *f);
 void pool_unanswered(struct flow *f);
 /* A waiting flow ends. */
 void pool_leave(struct flow *f);
+/* The tunnel has no stream ids left. */
+bool pool_spent(const struct tunnel *t);
 /* True when a waiting flow waits although tunnels are open. */
 bool pool_full(const struct flow *f);
 

@@ -228,7 +228,7 @@ void tunnel_stream_left(struct tunnel *t)
     if (t->n_streams)
         return;
     t->idle_since = t->worker->now;
-    if (t->goaway_got || t->drain == DRAIN_LAST)
+    if (t->goaway_got || t->drain == DRAIN_LAST || (t->client && pool_spent(t)))
         tunnel_finish(t);
     else if (t->client)
         tunnel_rearm(t);

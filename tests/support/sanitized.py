@@ -27,9 +27,9 @@ def extension(wanted: str) -> Path:
     return _build(f"sanitize-{wanted}", wanted)
 
 
-def with_defects(source: Path) -> Path:
-    """The same with `h2_control` wrapped by this C file."""
-    return _build(f"defects-{kind() or 'plain'}", kind(), source)
+def wrapped() -> Path:
+    """The same with `h2_control` wrapped by wrapped.c."""
+    return _build(f"wrapped-{kind() or 'plain'}", kind(), Path(__file__).with_name("wrapped.c"))
 
 
 def _build(name: str, wanted: str, wrapper: Path | None = None) -> Path:

@@ -125,6 +125,11 @@ class IdentityManager:
         """Every identity, for config_dump and metrics."""
         return iter(self._held.values())
 
+    @property
+    def expired(self) -> list[SpiffeId]:
+        """Identities whose certificate ran out before another came."""
+        return [held.identity for held in self._held.values() if held.expired]
+
     def number(self, identity: SpiffeId) -> int:
         """The engine's number of this identity; given once, never used again for another."""
         return self._entry(identity).number

@@ -178,7 +178,7 @@ def test_empty_and_tiny_data(arena: Arena, size: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "pad"), [(0, 255), (0, 0), (1, 31)])
-def test_padding_hides_no_flood(arena: Arena, size: int, pad: int) -> None:
+def test_padding_abuse_hides_no_flood(arena: Arena, size: int, pad: int) -> None:
     """Frames that bring nothing, or next to nothing, do so with padding as well (18)."""
     with servers.sink() as app:
         arena.rule(Deliver(app.address))
@@ -239,19 +239,19 @@ def test_priority_flood_on_idle_streams(arena: Arena) -> None:
     calmed(arena, peer, (frames.priority(n) for n in range(1, 200_001, 2)))
 
 
-def test_window_update_flood(arena: Arena) -> None:
+def test_window_update_abuse_flood(arena: Arena) -> None:
     peer = arena.peer()
     calmed(arena, peer, (frames.window_update(0, 1) for _ in range(100_000)))
 
 
-def test_window_update_flood_on_a_closed_stream(arena: Arena) -> None:
+def test_window_update_abuse_flood_on_a_closed_stream(arena: Arena) -> None:
     peer = arena.peer()
     stream = peer.tunnel(arena.echo_authority)
     peer.send(frames.rst(stream))
     calmed(arena, peer, (frames.window_update(stream, 1) for _ in range(100_000)), "peer_reset")
 
 
-def test_unknown_frame_flood(arena: Arena) -> None:
+def test_unknown_and_push_unknown_frame_flood(arena: Arena) -> None:
     peer = arena.peer()
     calmed(arena, peer, (frames.frame(0xEE, 0, 0, b"?") for _ in range(100_000)))
 

@@ -13,7 +13,7 @@ from tests.support.enginehost import Deliver
 from tests.support.frames import Code, Setting, Type
 
 
-def test_zero_increment_on_a_stream(arena: Arena) -> None:
+def test_window_update_abuse_zero_on_a_stream(arena: Arena) -> None:
     peer = arena.peer()
     bad, good = peer.tunnel(arena.echo_authority), peer.tunnel(arena.echo_authority)
     peer.send(frames.window_update(bad, 0))
@@ -22,13 +22,13 @@ def test_zero_increment_on_a_stream(arena: Arena) -> None:
     arena.wait_endings({"peer_protocol": 1})
 
 
-def test_zero_increment_on_the_connection(arena: Arena) -> None:
+def test_window_update_abuse_zero_on_the_connection(arena: Arena) -> None:
     peer = arena.peer()
     peer.send(frames.window_update(0, 0))
     conn_error(arena, peer, Code.PROTOCOL_ERROR)
 
 
-def test_window_overflow_on_a_stream(arena: Arena) -> None:
+def test_window_update_abuse_overflow_on_a_stream(arena: Arena) -> None:
     peer = arena.peer()
     bad, good = peer.tunnel(arena.echo_authority), peer.tunnel(arena.echo_authority)
     peer.send(frames.window_update(bad, 0x7FFFFFFF))
@@ -37,7 +37,7 @@ def test_window_overflow_on_a_stream(arena: Arena) -> None:
     arena.wait_endings({"peer_protocol": 1})
 
 
-def test_window_overflow_on_the_connection(arena: Arena) -> None:
+def test_window_update_abuse_overflow_on_the_connection(arena: Arena) -> None:
     peer = arena.peer()
     peer.send(frames.window_update(0, 0x7FFFFFFF))
     conn_error(arena, peer, Code.FLOW_CONTROL_ERROR)

@@ -108,7 +108,7 @@ def test_stream_ids_must_not_decrease(arena: Arena) -> None:
     conn_error(arena, peer, Code.PROTOCOL_ERROR, Code.STREAM_CLOSED)
 
 
-def test_last_stream_id_of_all_can_be_used_once(arena: Arena) -> None:
+def test_id_exhaustion_as_server(arena: Arena) -> None:
     """Id exhaustion seen from the server: 2^31 - 1 works, nothing can follow."""
     peer = arena.peer()
     last = (1 << 31) - 1
@@ -140,7 +140,7 @@ def test_continuation_interleaved(arena: Arena, between: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [Type.DATA, Type.HEADERS], ids=["data", "headers"])
 @pytest.mark.parametrize(("pad", "size"), [(4, 4), (255, 5), (1, 1), (0, 0)], ids=str)
-def test_padding_that_does_not_fit(arena: Arena, kind: Type, pad: int, size: int) -> None:
+def test_padding_abuse_that_does_not_fit(arena: Arena, kind: Type, pad: int, size: int) -> None:
     """Pad length >= what follows it is a connection error (RFC 9113 6.1, 6.2); so is a missing pad length."""
     peer = arena.peer()
     stream = 1
@@ -176,7 +176,7 @@ def test_padded_headers_open_a_tunnel(arena: Arena) -> None:
 
 
 @pytest.mark.parametrize("end", [False, True], ids=["no_end", "end"])
-def test_second_headers_on_a_tunnel(arena: Arena, end: bool) -> None:
+def test_trailers_no_end(arena: Arena, end: bool) -> None:
     """A connected stream carries DATA only (RFC 9113 8.5). Trailers that end the stream may pass as its end."""
     peer = arena.peer()
     first, other = peer.tunnel(arena.echo_authority), peer.tunnel(arena.echo_authority)
@@ -197,7 +197,7 @@ def _is_reset(peer: Peer, stream: int) -> bool:
     return any(f.stream == stream and f.kind == Type.RST_STREAM for f in peer.pending)
 
 
-def test_unknown_frame_types_and_flags_are_ignored(arena: Arena) -> None:
+def test_unknown_and_push_unknown_is_ignored(arena: Arena) -> None:
     peer = arena.peer()
     peer.send(frames.frame(0xFA, 0xFF, 0, b"?" * 100) + frames.frame(0x0A, 0, 1, b""))
     peer.send(frames.settings({0x4242: 7}))
@@ -215,14 +215,14 @@ def test_reserved_bit_of_the_stream_id_is_ignored(arena: Arena) -> None:
     assert peer.read_exactly(stream, 8) == b"reserved"
 
 
-def test_push_promise_to_a_server(arena: Arena) -> None:
+def test_unknown_and_push_promise_to_a_server(arena: Arena) -> None:
     peer = arena.peer()
     stream = peer.tunnel(arena.echo_authority)
     peer.send(frames.push_promise(stream, 2, OPEN))
     conn_error(arena, peer, Code.PROTOCOL_ERROR)
 
 
-def test_push_promise_to_a_client(arena: Arena) -> None:
+def test_unknown_and_push_promise_to_a_client(arena: Arena) -> None:
     server = arena.evil_server()
     app = arena.app(arena.outbound(server))
     peer = arena.accept(server)

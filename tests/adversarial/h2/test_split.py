@@ -76,19 +76,19 @@ def cut(octets: bytes, places: list[int]) -> list[bytes]:
     return [octets[a:b] for a, b in itertools.pairwise(marks) if a != b]
 
 
-def test_two_records_cut_at_every_octet(arena: Arena) -> None:
+def test_split_invariance_of_two_records(arena: Arena) -> None:
     octets = session(arena.echo_authority)
     for place in range(1, len(octets)):
         run(arena, cut(octets, [place]), as_segments=False)
     assert arena.endings() == {}
 
 
-def test_a_record_for_every_octet(arena: Arena) -> None:
+def test_split_invariance_of_octet_records(arena: Arena) -> None:
     octets = session(arena.echo_authority)
     run(arena, [octets[i : i + 1] for i in range(len(octets))], as_segments=False)
 
 
-def test_a_segment_for_every_octet(arena: Arena) -> None:
+def test_split_invariance_of_octet_segments(arena: Arena) -> None:
     with Peer.dial(arena.hbone, arena.client) as peer:
         peer.polite = False
         sealed = peer.seal(session(arena.echo_authority))
@@ -100,6 +100,6 @@ def test_a_segment_for_every_octet(arena: Arena) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.integers(1, 400), max_size=12))
-def test_records_cut_at_random(arena: Arena, places: list[int]) -> None:
+def test_split_invariance_at_random(arena: Arena, places: list[int]) -> None:
     octets = session(arena.echo_authority)
     run(arena, cut(octets, [p for p in places if p < len(octets)]), as_segments=False)

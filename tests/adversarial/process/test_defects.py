@@ -1,13 +1,13 @@
-"""The engine itself is wrong: a change of state that its tables do not have ends what it concerned, and nothing else.
+"""What no peer can bring about: defects of the engine itself, and the end of all stream ids (20).
 
-The engine under test is the real one with one function wrapped (`tests/support/defects.c`), so that a peer can ask for
-the impossible.
+A change of state that its tables do not have ends what it concerned, and nothing else. The engine under test is the
+real one with one function wrapped (`tests/support/wrapped.c`), so that a peer can ask for it.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +15,10 @@ from hbone import _engine
 from hbone.engine import Defect
 from tests.support import frames, sanitized
 from tests.support.arena import Arena, Arenas
-from tests.support.frames import Code
+from tests.support.frames import Code, Type
+from tests.support.peer import Peer
 from tests.support.ports import wait_until
 
-HERE = Path(__file__).resolve().parent.parent.parent / "support" / "defects.c"
 MACHINES = [name for name, _, _ in _engine.MACHINES]
 
 
@@ -45,7 +45,7 @@ def told(arena: Arena, machine: str, start: str, to: str) -> None:
 
 @pytest.fixture
 def fragile(arenas: Arenas) -> Iterator[Arena]:
-    with arenas.enter(extension=str(sanitized.with_defects(HERE))) as arena:
+    with arenas.enter(extension=str(sanitized.wrapped())) as arena:
         yield arena
 
 
@@ -82,3 +82,41 @@ def test_defect_of_a_tunnel_ends_that_tunnel(fragile: Arena, machine: str, start
     told(fragile, machine, start, to)
     other.echo(elsewhere, b"another tunnel goes on")
     fragile.wait_endings({"internal": 3}, timeout=30)  # two flows and their tunnel
+
+
+def test_id_exhaustion_as_client(fragile: Arena) -> None:
+    """A tunnel whose stream ids run out gets no more; the next connection has another tunnel, and none fails."""
+    server = fragile.evil_server()
+    target = fragile.outbound(server)
+
+    def serve(tunnel: Peer) -> socket.socket:
+        app = fragile.app(target)
+        stream = tunnel.expect(Type.HEADERS, timeout=30).stream
+        tunnel.send(frames.headers(stream, tunnel.encoder.encode([(":status", "200")])))
+        app.sendall(b"through")
+        assert tunnel.read_exactly(stream, 7, timeout=30) == b"through"
+        return app
+
+    waiting = fragile.app(target)
+    first = fragile.accept(server)
+    first.start()
+    stream = first.expect(Type.HEADERS, timeout=30).stream
+    first.send(frames.ping(b"LAST\0\0\0\0"))
+    first.expect(Type.PING, where=lambda f: bool(f.flags & frames.ACK), timeout=30)
+    first.send(frames.headers(stream, first.encoder.encode([(":status", "200")])))
+    apps = [serve(first) for _ in range(4)]
+    late = fragile.app(target)
+    second = fragile.accept(server)
+    second.start()
+    stream = second.expect(Type.HEADERS, timeout=30).stream
+    assert stream == 1
+    second.send(frames.headers(stream, second.encoder.encode([(":status", "200")])))
+    late.sendall(b"through")
+    assert second.read_exactly(stream, 7, timeout=30) == b"through"
+    assert fragile.endings() == {}
+    for app in (waiting, *apps):
+        app.close()
+    for got in [f for f in first.received if f.kind == Type.HEADERS]:
+        first.send(frames.data(got.stream, end=True))
+    assert first.wait_end(30).closed, "a tunnel that can carry nothing more is kept"
+    assert fragile.endings() == {}

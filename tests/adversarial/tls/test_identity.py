@@ -37,56 +37,92 @@ def forged_by_leaf(root: Authority) -> Credential:
 
 
 DEFECTS: dict[str, tuple[Mint, str]] = {
-    "unknown_ca": (lambda r: Authority.root("stranger").leaf(ME), "peer_cert_invalid"),
-    "same_name_other_ca": (lambda r: Authority.root("arena root").leaf(ME), "peer_cert_invalid"),
-    "signed_by_leaf": (forged_by_leaf, "peer_cert_invalid"),
-    "intermediate_without_ca": (lambda r: r.intermediate(ca=False).leaf(ME), "peer_cert_invalid"),
-    "path_length_exceeded": (
+    "chain_defects-unknown_ca": (lambda r: Authority.root("stranger").leaf(ME), "peer_cert_invalid"),
+    "chain_defects-same_name_other_ca": (
+        lambda r: Authority.root("arena root").leaf(ME),
+        "peer_cert_invalid",
+    ),
+    "chain_defects-signed_by_leaf": (forged_by_leaf, "peer_cert_invalid"),
+    "chain_defects-intermediate_without_ca": (
+        lambda r: r.intermediate(ca=False).leaf(ME),
+        "peer_cert_invalid",
+    ),
+    "chain_defects-path_length_exceeded": (
         # names differ: a certificate issued to its own name does not count (RFC 5280 4.2.1.9)
         lambda r: r.intermediate("last", path_length=0).intermediate("one too many").leaf(ME),
         "peer_cert_invalid",
     ),
-    "ca_leaf": (lambda r: r.leaf(ME, ca=True), "peer_cert_invalid"),
-    "sha1": (lambda r: r.weak_leaf(ME, digest="sha1"), "peer_cert_invalid"),
-    "rsa_1024": (lambda r: r.weak_leaf(ME, rsa_bits=1024), "peer_cert_invalid"),
-    "chain_of_100": (lambda r: r.chain_of(100).leaf(ME), "peer_cert_invalid"),
-    "expired": (lambda r: r.leaf(ME, not_after=-1), "peer_cert_expired"),
-    "expired_long_ago": (lambda r: r.leaf(ME, not_before=-2 * DAY, not_after=-DAY), "peer_cert_expired"),
-    "future": (lambda r: r.leaf(ME, not_before=30), "peer_cert_expired"),
-    "expired_intermediate": (lambda r: r.intermediate(not_after=-10).leaf(ME), "peer_cert_expired"),
-    "two_uris": (lambda r: r.leaf(ME, spiffe("other")), "peer_cert_invalid"),
-    "two_equal_uris": (lambda r: r.leaf(ME, ME), "peer_cert_invalid"),
-    "spiffe_and_https": (lambda r: r.leaf(ME, "https://example.com/"), "peer_cert_invalid"),
-    "dns_only": (lambda r: r.leaf(dns=["client.default.svc"]), "peer_cert_invalid"),
-    "no_name": (lambda r: r.leaf(subject="client"), "peer_cert_invalid"),
-    "common_name_only": (lambda r: r.leaf(subject=ME), "peer_cert_invalid"),
-    "https_uri": (lambda r: r.leaf("https://cluster.local/ns/default/sa/client"), "peer_cert_invalid"),
-    "upper_case_scheme": (
+    "chain_defects-ca_leaf": (lambda r: r.leaf(ME, ca=True), "peer_cert_invalid"),
+    "chain_defects-sha1": (lambda r: r.weak_leaf(ME, digest="sha1"), "peer_cert_invalid"),
+    "chain_defects-rsa_1024": (lambda r: r.weak_leaf(ME, rsa_bits=1024), "peer_cert_invalid"),
+    "chain_defects-chain_of_100": (lambda r: r.chain_of(100).leaf(ME), "peer_cert_invalid"),
+    "expired_or_future-expired": (lambda r: r.leaf(ME, not_after=-1), "peer_cert_expired"),
+    "expired_or_future-expired_long_ago": (
+        lambda r: r.leaf(ME, not_before=-2 * DAY, not_after=-DAY),
+        "peer_cert_expired",
+    ),
+    "expired_or_future-future": (lambda r: r.leaf(ME, not_before=30), "peer_cert_expired"),
+    "expired_or_future-expired_intermediate": (
+        lambda r: r.intermediate(not_after=-10).leaf(ME),
+        "peer_cert_expired",
+    ),
+    "san_shapes-two_uris": (lambda r: r.leaf(ME, spiffe("other")), "peer_cert_invalid"),
+    "san_shapes-two_equal_uris": (lambda r: r.leaf(ME, ME), "peer_cert_invalid"),
+    "san_shapes-spiffe_and_https": (lambda r: r.leaf(ME, "https://example.com/"), "peer_cert_invalid"),
+    "san_shapes-dns_only": (lambda r: r.leaf(dns=["client.default.svc"]), "peer_cert_invalid"),
+    "san_shapes-no_name": (lambda r: r.leaf(subject="client"), "peer_cert_invalid"),
+    "san_shapes-common_name_only": (lambda r: r.leaf(subject=ME), "peer_cert_invalid"),
+    "san_shapes-https_uri": (
+        lambda r: r.leaf("https://cluster.local/ns/default/sa/client"),
+        "peer_cert_invalid",
+    ),
+    "san_shapes-upper_case_scheme": (
         lambda r: r.leaf("SPIFFE://cluster.local/ns/default/sa/client"),
         "peer_cert_invalid",
     ),
-    "empty_path": (lambda r: r.leaf("spiffe://cluster.local"), "peer_cert_invalid"),
-    "only_slash": (lambda r: r.leaf("spiffe://cluster.local/"), "peer_cert_invalid"),
-    "short_path": (lambda r: r.leaf("spiffe://cluster.local/ns/default"), "peer_cert_invalid"),
-    "extra_segment": (lambda r: r.leaf(ME + "/extra"), "peer_cert_invalid"),
-    "empty_segment": (lambda r: r.leaf("spiffe://cluster.local/ns//sa/client"), "peer_cert_invalid"),
-    "path_3k": (lambda r: r.leaf(LONG_PATH), "peer_cert_invalid"),
-    "userinfo": (lambda r: r.leaf("spiffe://me@cluster.local/ns/default/sa/client"), "peer_cert_invalid"),
-    "port": (lambda r: r.leaf("spiffe://cluster.local:1/ns/default/sa/client"), "peer_cert_invalid"),
-    "query": (lambda r: r.leaf(ME + "?a=b"), "peer_cert_invalid"),
-    "nul": (lambda r: r.leaf("spiffe://cluster.local/ns/default/sa/client\0.evil"), "peer_cert_invalid"),
-    "other_domain": (lambda r: r.leaf(spiffe("client", domain="evil.example")), "peer_trust_domain"),
-    "domain_prefix": (lambda r: r.leaf(spiffe("client", domain="cluster.local.evil")), "peer_trust_domain"),
-    "domain_part": (lambda r: r.leaf(spiffe("client", domain="cluster")), "peer_trust_domain"),
+    "san_shapes-empty_path": (lambda r: r.leaf("spiffe://cluster.local"), "peer_cert_invalid"),
+    "san_shapes-only_slash": (lambda r: r.leaf("spiffe://cluster.local/"), "peer_cert_invalid"),
+    "san_shapes-short_path": (lambda r: r.leaf("spiffe://cluster.local/ns/default"), "peer_cert_invalid"),
+    "san_shapes-extra_segment": (lambda r: r.leaf(ME + "/extra"), "peer_cert_invalid"),
+    "san_shapes-empty_segment": (
+        lambda r: r.leaf("spiffe://cluster.local/ns//sa/client"),
+        "peer_cert_invalid",
+    ),
+    "san_shapes-path_3k": (lambda r: r.leaf(LONG_PATH), "peer_cert_invalid"),
+    "san_shapes-userinfo": (
+        lambda r: r.leaf("spiffe://me@cluster.local/ns/default/sa/client"),
+        "peer_cert_invalid",
+    ),
+    "san_shapes-port": (
+        lambda r: r.leaf("spiffe://cluster.local:1/ns/default/sa/client"),
+        "peer_cert_invalid",
+    ),
+    "san_shapes-query": (lambda r: r.leaf(ME + "?a=b"), "peer_cert_invalid"),
+    "san_shapes-nul": (
+        lambda r: r.leaf("spiffe://cluster.local/ns/default/sa/client\0.evil"),
+        "peer_cert_invalid",
+    ),
+    "wrong_trust_domain-other_domain": (
+        lambda r: r.leaf(spiffe("client", domain="evil.example")),
+        "peer_trust_domain",
+    ),
+    "wrong_trust_domain-domain_prefix": (
+        lambda r: r.leaf(spiffe("client", domain="cluster.local.evil")),
+        "peer_trust_domain",
+    ),
+    "wrong_trust_domain-domain_part": (
+        lambda r: r.leaf(spiffe("client", domain="cluster")),
+        "peer_trust_domain",
+    ),
 }
 
 ONLY_SERVERS = {
-    "client_eku_only": (lambda r: r.leaf(ME, usages=[CLIENT_AUTH]), "peer_cert_invalid"),
-    "no_eku": (lambda r: r.leaf(ME, usages=None), "peer_cert_invalid"),
+    "chain_defects-client_eku_only": (lambda r: r.leaf(ME, usages=[CLIENT_AUTH]), "peer_cert_invalid"),
+    "chain_defects-no_eku": (lambda r: r.leaf(ME, usages=None), "peer_cert_invalid"),
 }
 ONLY_CLIENTS = {
-    "server_eku_only": (lambda r: r.leaf(ME, usages=[SERVER_AUTH]), "peer_cert_invalid"),
-    "no_eku": (lambda r: r.leaf(ME, usages=None), "peer_cert_invalid"),
+    "chain_defects-server_eku_only": (lambda r: r.leaf(ME, usages=[SERVER_AUTH]), "peer_cert_invalid"),
+    "chain_defects-no_eku": (lambda r: r.leaf(ME, usages=None), "peer_cert_invalid"),
 }
 
 
@@ -134,11 +170,11 @@ CERTIFICATE_EXPIRED, CERTIFICATE_UNKNOWN, UNKNOWN_CA, CERTIFICATE_REQUIRED = 45,
     ("defect", "alert"),
     [
         (None, CERTIFICATE_REQUIRED),
-        ("unknown_ca", UNKNOWN_CA),
-        ("expired", CERTIFICATE_EXPIRED),
-        ("future", CERTIFICATE_EXPIRED),
-        ("other_domain", CERTIFICATE_UNKNOWN),
-        ("dns_only", CERTIFICATE_UNKNOWN),
+        ("chain_defects-unknown_ca", UNKNOWN_CA),
+        ("expired_or_future-expired", CERTIFICATE_EXPIRED),
+        ("expired_or_future-future", CERTIFICATE_EXPIRED),
+        ("wrong_trust_domain-other_domain", CERTIFICATE_UNKNOWN),
+        ("san_shapes-dns_only", CERTIFICATE_UNKNOWN),
     ],
 )
 def test_alert_says_what_was_wrong_with_the_certificate(arena: Arena, defect: str | None, alert: int) -> None:
@@ -231,7 +267,7 @@ def test_sound_certificates_are_taken_from_both_sides(arena: Arena, mint: Mint) 
     assert terminator.read_exactly(got.stream, 3) == b"out"
 
 
-def test_the_second_before_expiry_counts(arena: Arena) -> None:
+def test_expired_or_future_to_the_very_second(arena: Arena) -> None:
     """No tolerance for skew: valid until the very second, and not one longer."""
     credential = arena.authority.leaf(ME, not_after=3)
     ends = credential.leaf.not_valid_after_utc.timestamp()

@@ -1,9 +1,12 @@
-/* Linked into an engine for tests (-Wl,--wrap=h2_control): a PING whose payload is "MOVE", a machine and a state tries
- * that change of state, on the tunnel it came by or on the tunnel's first stream. */
+/* Linked into an engine for tests (-Wl,--wrap=h2_control), so that a peer can have by PING what it never could:
+ *
+ *   "MOVE" machine state   that change of state is tried, on the tunnel it came by or on the tunnel's first stream
+ *   "LAST"                 all but four of the tunnel's stream ids have been used */
 #include <string.h>
 
 #include "flow.h"
 #include "h2.h"
+#include "pool.h"
 #include "transition.h"
 
 bool __real_h2_control(struct tunnel *t, const uint8_t *body, uint32_t size);
@@ -26,5 +29,7 @@ bool __wrap_h2_control(struct tunnel *t, const uint8_t *body, uint32_t size)
 {
     if (t->in.type == FRAME_PING && !(t->in.flags & FLAG_ACK) && memcmp(body, "MOVE", 4) == 0)
         try_move(t, body[4], body[5]);
+    if (t->in.type == FRAME_PING && memcmp(body, "LAST", 4) == 0)
+        t->next_id = STREAM_ID_LARGEST - POOL_IDS_LEFT - 2 * 4;
     return __real_h2_control(t, body, size);
 }
