@@ -21,6 +21,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from ebpf import bpf, bytecode, compiler, loader, maps, netns, probe, routes, selftest, sockets
 from ebpf.direct import Direct
+from ebpf.dns import DNS_PORT, DnsSockets, open_dns
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.ledger import Ledger
 from ebpf.listeners import Listeners, open_listeners
@@ -44,7 +45,7 @@ class PodNetwork:
     to the application (kubelet probes). `exempt_inbound_ports`: local ports left alone (never 15008).
     `exempt_outbound_ports`: destination ports left alone. `only_inbound_ports`: if not None, plaintext inbound
     traffic is captured on these ports only. `bypass_inbound`: of the inbound traffic only HBONE is captured.
-    `dns`: reserved.
+    `dns`: questions to name servers (UDP and TCP port 53) are captured, too.
     """
 
     netns_fd: int
@@ -56,10 +57,16 @@ class PodNetwork:
     bypass_inbound: bool = False
     dns: bool = False
 
+    @property
+    def captures_dns(self) -> bool:
+        """Whether they are: not where port 53 is to be left alone."""
+        return self.dns and DNS_PORT not in self.exempt_outbound_ports
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EnrolledPod:
-    """A captured pod: its number in the kernel's maps, its namespace's cookie, its three listeners.
+    """A captured pod: its number in the kernel's maps, its namespace's cookie, its three listeners, and `dns`
+    if its questions to name servers are captured.
 
     The sockets (non-blocking, dual stack) belong to `Capture`: `withdraw` and `close` close them.
     `network.netns_fd` is a copy that belongs to `Capture`, too.
@@ -71,11 +78,18 @@ class EnrolledPod:
     inbound: socket.socket
     hbone: socket.socket
     network: PodNetwork
+    dns: DnsSockets | None = None
 
     @property
     def listeners(self) -> Listeners:
         """The three sockets together."""
         return Listeners(self.outbound, self.inbound, self.hbone)
+
+    def close(self) -> None:
+        """Close this process's descriptors of the sockets."""
+        self.listeners.close()
+        if self.dns is not None:
+            self.dns.close()
 
 
 def _one_at_a_time(
@@ -179,14 +193,20 @@ class Capture:
             if not listeners or not listeners.are_open():
                 listeners = open_listeners(netns_fd)
                 undo.callback(listeners.close)
+            dns = former.dns if former and pod.captures_dns else None
+            if pod.captures_dns and not (dns and dns.are_open()):
+                dns = open_dns(netns_fd)
+                undo.callback(dns.close)
             with _explained():
                 record, is_new = self._claim(cookie, netns_fd, pod)
                 if is_new:
                     undo.callback(self._forget, record, netns_fd)
                 elif cookie in self._leaving:
                     undo.callback(self._ledger.leave, record)
-                self._capture(record, netns_fd, pod, listeners)
+                self._capture(record, netns_fd, pod, listeners, dns)
             undo.pop_all()
+        if former and former.dns and former.dns is not dns:
+            former.dns.close()
         left = self._leaving.pop(cookie, None)
         if left:
             os.close(left.network.netns_fd)
@@ -197,6 +217,7 @@ class Capture:
             listeners.inbound,
             listeners.hbone,
             replace(pod, netns_fd=netns_fd),
+            dns,
         )
         self._pods[cookie] = enrolled
         self.direct.admit(enrolled.slot)
@@ -217,9 +238,10 @@ class Capture:
         self.direct.expel(mine.slot)
         try:
             self._ledger.leave(self._ledger.records[pod.cookie])
+            _spare_dns(mine.network)
             mine.listeners.await_accepted()
         finally:
-            mine.listeners.close()
+            mine.close()
         return self.release(pod)
 
     @_one_at_a_time
@@ -262,7 +284,7 @@ class Capture:
     @_one_at_a_time
     def counters(self) -> dict[str, int]:
         """Counted since the maps were made: captured, outbound, inbound, hbone, dropped, failed, direct,
-        fallen_back.
+        fallen_back, dns.
 
         `captured`: connect() marked; `dropped`: no agent listened; `failed`: the kernel refused to steer;
         `direct`: went direct; `fallen_back`: lost its permission on the way and went to the agent.
@@ -287,7 +309,7 @@ class Capture:
         if self._agent is not None:
             bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._agent))
         for pod in self._pods.values():
-            pod.listeners.close()
+            pod.close()
             os.close(pod.network.netns_fd)
         self._pods.clear()
         self._kernel.close()
@@ -329,10 +351,21 @@ class Capture:
             sysctls = routes.current_sysctls()
         return self._ledger.claim(cookie, netns.inode(netns_fd), _flags(pod), sysctls)
 
-    def _capture(self, record: PodRecord, netns_fd: int, pod: PodNetwork, listeners: Listeners) -> None:
-        """Everything in its order: what steers before what marks."""
+    def _capture(
+        self,
+        record: PodRecord,
+        netns_fd: int,
+        pod: PodNetwork,
+        listeners: Listeners,
+        dns: DnsSockets | None,
+    ) -> None:
+        """Everything in its order: what steers before what marks or loops."""
         slot = record.slot
+        if dns is None:
+            with netns.inside(netns_fd):
+                routes.spare_dns()
         self._ledger.set_listeners(slot, listeners)
+        self._ledger.set_dns(slot, dns)
         own = maps.address_entries(slot, pod.addresses, pod.node_addresses)
         exempt = maps.exempt_entries(
             slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports, pod.only_inbound_ports or ()
@@ -344,6 +377,9 @@ class Capture:
             routes.apply(routes.plan(pod.addresses))
         self._kernel.attach_pod(slot, netns_fd)
         self._ledger.mark_connections(self._ledger.settle(record, _flags(pod)))
+        if dns is not None:
+            with netns.inside(netns_fd):
+                routes.capture_dns(routes.plan(pod.addresses))
 
     def _forget(self, record: PodRecord, netns_fd: int | None) -> None:
         """Undo `_claim` and `_capture`: what marks before what steers. `netns_fd` None if it is gone."""
@@ -380,6 +416,8 @@ class Capture:
 
 def _flags(pod: PodNetwork) -> PodFlag:
     flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
+    if pod.captures_dns:
+        flags |= PodFlag.CAPTURE_DNS
     return flags if pod.only_inbound_ports is None else flags | PodFlag.LISTED_INBOUND
 
 
@@ -391,6 +429,15 @@ def _relays(network: PodNetwork) -> bool:
     except OSError as error:
         log.warning("relayed connections cannot be listed: %s", error)
         return False
+
+
+def _spare_dns(network: PodNetwork) -> None:
+    """No more questions from a pod that leaves. Its namespace may be gone."""
+    try:
+        with netns.inside(network.netns_fd):
+            routes.spare_dns()
+    except OSError as error:
+        log.warning("rule for port 53 not removed: %s", error)
 
 
 @contextlib.contextmanager
@@ -410,8 +457,6 @@ def _check(pod: PodNetwork) -> None:
     ):
         if not 0 < port < 65536:
             raise CaptureError(CaptureReason.UNSUPPORTED, f"exempt port {port}", "give ports from 1 to 65535")
-    if pod.dns:
-        raise CaptureError(CaptureReason.UNSUPPORTED, "DNS capture is not built yet", "enrol with dns=False")
     if not pod.addresses:
         raise CaptureError(
             CaptureReason.NO_ADDRESS, "the pod has no address of global scope", "enrol it when it has one"

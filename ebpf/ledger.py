@@ -12,10 +12,13 @@ from dataclasses import replace
 
 from ebpf import bpf, maps
 from ebpf.bpf import UpdateFlag
+from ebpf.dns import DnsSockets
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.listeners import PORTS, Listeners
 from ebpf.loader import Kernel
-from ebpf.maps import AddressKey, PodFlag, PodRecord, PortKey, SavedSysctls
+from ebpf.maps import AddressKey, Kind, PodFlag, PodRecord, PortKey, SavedSysctls
+
+_DNS_KINDS = (Kind.DNS_UDP, Kind.DNS_TCP)
 
 
 class Ledger:
@@ -67,6 +70,15 @@ class Ledger:
             value = maps.u64(listeners.of(kind).fileno())
             bpf.map_update(self._kernel.maps["listeners"], maps.listener_key(slot, kind), value)
 
+    def set_dns(self, slot: int, dns: DnsSockets | None) -> None:
+        """Hand over questions to name servers to these from now on; None: to nobody."""
+        for kind in _DNS_KINDS:
+            key = maps.listener_key(slot, kind)
+            if dns is None:
+                bpf.map_delete(self._kernel.maps["listeners"], key)
+            else:
+                bpf.map_update(self._kernel.maps["listeners"], key, maps.u64(dns.of(kind).fileno()))
+
     def set_entries(self, name: str, slot: int, wanted: Mapping[bytes, bytes]) -> None:
         """Make a pod's part of `addresses` or `exempt` just this."""
         fd = self._kernel.maps[name]
@@ -107,7 +119,7 @@ class Ledger:
 
     def erase(self, record: PodRecord) -> None:
         """Everything about a pod, its record last."""
-        for kind in PORTS:
+        for kind in Kind:
             bpf.map_delete(self._kernel.maps["listeners"], maps.listener_key(record.slot, kind))
         for name, keys in self._keys.items():
             self.set_entries(name, record.slot, {})

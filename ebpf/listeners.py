@@ -40,7 +40,7 @@ class Listeners:
     hbone: socket.socket
 
     def of(self, kind: Kind) -> socket.socket:
-        """By kind; KeyError for DNS, which has none yet."""
+        """By kind; KeyError for DNS (see `ebpf.dns`)."""
         return {Kind.OUTBOUND: self.outbound, Kind.INBOUND: self.inbound, Kind.HBONE: self.hbone}[kind]
 
     def close(self) -> None:
@@ -69,16 +69,17 @@ def open_listeners(netns_fd: int) -> Listeners:
     """Open all in a pod's namespace. CaptureError."""
     with contextlib.ExitStack() as opened:
         with netns.inside(netns_fd):
-            sockets = [opened.enter_context(_listen(PORTS[kind])) for kind in PORTS]
+            sockets = [opened.enter_context(open_listener(PORTS[kind])) for kind in PORTS]
         opened.pop_all()
     return Listeners(*sockets)
 
 
-def _listen(port: int) -> socket.socket:
-    """On the port, or on any other if the application has a wildcard listener there."""
+def open_listener(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """In this thread's namespace, on the port, or on any other if the application has a wildcard listener
+    there. CaptureError."""
     for attempt in (port, port, 0):
         try:
-            return _try(attempt)
+            return _try(attempt, kind)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and attempt:
                 continue
@@ -89,16 +90,16 @@ def _listen(port: int) -> socket.socket:
     raise AssertionError
 
 
-def _try(port: int) -> socket.socket:
+def _try(port: int, kind: socket.SocketKind) -> socket.socket:
     """Dual stack; IPv4 alone on a kernel without IPv6."""
     address = f"240.{'.'.join(map(str, os.urandom(3)))}"
     try:
-        opened = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        opened = socket.socket(socket.AF_INET6, kind)
         address = f"::ffff:{address}"
     except OSError as error:
         if error.errno != errno.EAFNOSUPPORT:
             raise
-        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        opened = socket.socket(socket.AF_INET, kind)
     try:
         opened.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
         if opened.family == socket.AF_INET6:
@@ -106,7 +107,8 @@ def _try(port: int) -> socket.socket:
             opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
         opened.setblocking(False)
         opened.bind((address, port))
-        opened.listen(BACKLOG)
+        if kind == socket.SOCK_STREAM:
+            opened.listen(BACKLOG)
     except OSError:
         opened.close()
         raise

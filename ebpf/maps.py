@@ -15,11 +15,11 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
-KINDS: Final = 4
+KINDS: Final = 5
 UNTOUCHED: Final = 0xFF
 """Saved value of a sysctl which enrolment did not change."""
 
@@ -30,12 +30,13 @@ Address = IPv4Address | IPv6Address
 
 
 class Kind(enum.IntEnum):
-    """Which of a pod's listeners; DNS is reserved."""
+    """Which of a pod's sockets."""
 
     OUTBOUND = 0
     INBOUND = 1
     HBONE = 2
-    DNS = 3
+    DNS_UDP = 3
+    DNS_TCP = 4
 
 
 class Role(enum.IntFlag):
@@ -47,11 +48,13 @@ class Role(enum.IntFlag):
 
 class PodFlag(enum.IntFlag):
     """Per-pod switches. LEAVING: nothing new is captured, what is relayed still finds its way. LISTED_INBOUND:
-    of the plaintext inbound ports only listed ones are captured."""
+    of the plaintext inbound ports only listed ones are captured. CAPTURE_DNS: so are questions to name servers.
+    """
 
     BYPASS_INBOUND = 1
     LEAVING = 2
     LISTED_INBOUND = 4
+    CAPTURE_DNS = 8
 
 
 NO_FLAGS: Final = PodFlag(0)
@@ -76,6 +79,7 @@ class Counter(enum.IntEnum):
     FAILED = 5
     DIRECT = 6
     FALLEN_BACK = 7
+    DNS = 8
 
 
 LAYOUT: Final = {
@@ -85,7 +89,7 @@ LAYOUT: Final = {
     "exempt": MapInfo(MapType.HASH, 8, 4, 65536, _NO_PREALLOC),
     "agents": MapInfo(MapType.HASH, 4, 4, 64, _NO_PREALLOC),
     "listeners": MapInfo(MapType.SOCKMAP, 4, 8, MAX_PODS * KINDS, 0),
-    "counters": MapInfo(MapType.ARRAY, 4, 8, 8, 0),
+    "counters": MapInfo(MapType.ARRAY, 4, 8, 9, 0),
     "direct_pairs": MapInfo(MapType.HASH, 24, 24, 65536, _NO_PREALLOC),
     "direct_conns": MapInfo(MapType.HASH, 36, 48, 131072, _NO_PREALLOC),
     "direct_events": MapInfo(MapType.QUEUE, 0, 104, 16384, 0),

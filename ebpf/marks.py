@@ -12,6 +12,10 @@ LOOP_MARK: Final = 0x1000
 
 LOOP_MASK: Final = LOOP_MARK
 
+ASIDE_MARK: Final = 0x2000
+"""Bit of UDP sockets whose questions to name servers go straight there: the agent's own, and those that are
+connected while no agent listens."""
+
 ONWARD_MARK: Final = LOOP_MARK
 """SO_MARK of the agent's connection to the pod's own application under the client's address.
 
@@ -25,3 +29,6 @@ ROUTE_TABLE: Final = 15001
 
 RULE_PRIORITY: Final = 100
 """Behind the local table (0), before any routing of the pod's own (32766)."""
+
+DNS_RULE_PRIORITY: Final = 101
+"""Of the rule that sends UDP to port 53 to `lo`."""

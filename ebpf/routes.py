@@ -20,7 +20,7 @@ from typing import Final
 from ebpf import netlink
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.maps import UNTOUCHED, SavedSysctls
-from ebpf.marks import LOOP_MARK, LOOP_MASK, ROUTE_TABLE, RULE_PRIORITY
+from ebpf.marks import ASIDE_MARK, DNS_RULE_PRIORITY, LOOP_MARK, LOOP_MASK, ROUTE_TABLE, RULE_PRIORITY
 from ebpf.netlink import Netlink
 
 Address = IPv4Address | IPv6Address
@@ -30,7 +30,9 @@ _RTPROT_STATIC: Final = 4
 _RTN_LOCAL: Final = 2
 _SCOPE_UNIVERSE, _SCOPE_HOST, _SCOPE_ANY = 0, 254, 255
 _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE = 4, 7, 15
-_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 6, 10, 15, 16
+_FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 3, 6, 10, 15, 16
+_FRA_IP_PROTO, _FRA_DPORT_RANGE = 22, 24
+_DNS_PORT: Final = 53
 
 SYSCTLS: Final = {
     "tcp_fwmark_accept": Path("/proc/sys/net/ipv4/tcp_fwmark_accept"),
@@ -63,6 +65,20 @@ class Rule:
         action = f"lookup {self.table}" if self.action is Action.LOOKUP else "unreachable"
         return (
             f"{_option(self.family)}rule pref {self.priority} fwmark {self.mark:#x}/{self.mask:#x} {action}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DnsRule:
+    """`ip rule pref P iif lo ipproto udp dport 53 fwmark 0/M lookup T`: what is sent from here, unless it is
+    marked to be left alone."""
+
+    family: socket.AddressFamily
+
+    def __str__(self) -> str:
+        return (
+            f"{_option(self.family)}rule pref {DNS_RULE_PRIORITY} iif lo ipproto udp dport {_DNS_PORT} "
+            f"fwmark 0/{ASIDE_MARK:#x} lookup {ROUTE_TABLE}"
         )
 
 
@@ -114,9 +130,25 @@ def apply(wanted: Plan) -> None:
                 _delete_rule(link, Rule(rule.family, _other(rule.action)))
 
 
+def capture_dns(wanted: Plan) -> None:
+    """Loop UDP to port 53, too, for the families that have a route. CaptureError."""
+    with Netlink() as link:
+        for route in wanted.routes:
+            rule = DnsRule(route.family)
+            with _explained(rule), contextlib.suppress(FileExistsError):
+                link.create(netlink.NEW_RULE, _dns_rule_body(rule))
+
+
+def spare_dns() -> None:
+    """Undo `capture_dns`. OSError."""
+    with Netlink() as link:
+        _spare_dns(link)
+
+
 def revert() -> None:
     """Take all additions away, whatever plan they came from; what is gone already is fine. OSError."""
     with Netlink() as link:
+        _spare_dns(link)
         for family in _FAMILIES:
             for action in Action:
                 _delete_rule(link, Rule(family, action))
@@ -191,6 +223,26 @@ def _rule_body(rule: Rule) -> bytes:
     return header + netlink.attributes(values)
 
 
+def _spare_dns(link: Netlink) -> None:
+    for family in _FAMILIES:
+        with _gone_is_fine():
+            link.change(netlink.DELETE_RULE, _dns_rule_body(DnsRule(family)))
+
+
+def _dns_rule_body(rule: DnsRule) -> bytes:
+    values: dict[int, bytes | int] = {
+        _FRA_IIFNAME: b"lo\0",
+        _FRA_PRIORITY: DNS_RULE_PRIORITY,
+        _FRA_FWMARK: 0,
+        _FRA_FWMASK: ASIDE_MARK,
+        _FRA_TABLE: ROUTE_TABLE,
+        _FRA_IP_PROTO: bytes([socket.IPPROTO_UDP]),
+        _FRA_DPORT_RANGE: struct.pack("=HH", _DNS_PORT, _DNS_PORT),
+    }
+    header = struct.pack("=8BI", rule.family, 0, 0, 0, 0, 0, 0, Action.LOOKUP, 0)
+    return header + netlink.attributes(values)
+
+
 def _route_body(route: LoopRoute) -> bytes:
     scope = _SCOPE_HOST if route.family == socket.AF_INET else _SCOPE_UNIVERSE
     header = struct.pack("=8BI", route.family, 0, 0, 0, 0, _RTPROT_STATIC, scope, _RTN_LOCAL, 0)
@@ -213,7 +265,7 @@ def _delete_rule(link: Netlink, rule: Rule) -> None:
 
 
 @contextlib.contextmanager
-def _explained(what: Rule | LoopRoute) -> Iterator[None]:
+def _explained(what: Rule | DnsRule | LoopRoute) -> Iterator[None]:
     try:
         yield
     except OSError as error:

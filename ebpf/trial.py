@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import socket
 import struct
 import sys
@@ -19,10 +20,12 @@ from typing import Final
 
 from ebpf import bytecode, netlink, netns
 from ebpf.capture import Capture, PodNetwork
+from ebpf.dns import DNS_PORT, DnsSockets
 from ebpf.errors import CaptureError
 from ebpf.marks import ONWARD_MARK
 
 _CONNECT_TIMEOUT: Final = 3.0
+_ASKED: Final = 6
 _OWN: Final = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
 _FAR: Final = (IPv4Address("198.51.100.1"), IPv6Address("2001:db8:ffff::1"))
 _PORT: Final = 9
@@ -100,6 +103,28 @@ def _onward(own: IPv4Address | IPv6Address, client_address: IPv4Address | IPv6Ad
         onward.connect(application.getsockname()[:2])
 
 
+def _question(dns: DnsSockets, to: IPv4Address | IPv6Address) -> None:
+    """A question to a name server reaches the agent, and the answer comes from that name server."""
+    with socket.socket(_family(to), socket.SOCK_DGRAM) as client:
+        client.connect((str(to), DNS_PORT))
+        for _ in range(_ASKED):  # as resolvers do: a datagram may be lost
+            client.send(b"?")
+            if _answered(dns, to) and select.select([client], [], [], _CONNECT_TIMEOUT / _ASKED)[0]:
+                break
+        client.setblocking(False)
+        _expect(client.recv(9) == b"!", "another answer")
+
+
+def _answered(dns: DnsSockets, to: IPv4Address | IPv6Address) -> bool:
+    if not select.select([dns.udp], [], [], _CONNECT_TIMEOUT / _ASKED)[0]:
+        return False
+    question = dns.receive()
+    _expect(question is not None and question.asked == (to, DNS_PORT), f"asked {to}, saw {question}")
+    assert question is not None
+    _expect(dns.answer(question, b"!"), "the kernel takes no answer")
+    return True
+
+
 def _unreachable(to: IPv4Address | IPv6Address) -> None:
     with socket.socket(_family(to)) as client:
         client.settimeout(_CONNECT_TIMEOUT)
@@ -112,7 +137,7 @@ def _steps(collection: bytecode.Collection, own_cgroup: Path, mount_point: Path)
     capture = Capture.attach(collection, own_cgroup, mount_point)
     with netns.inside(pod_fd):
         _give_addresses()
-        _in_the_pod(capture, PodNetwork(pod_fd, netns.addresses(pod_fd)))
+        _in_the_pod(capture, PodNetwork(pod_fd, netns.addresses(pod_fd), dns=True))
 
 
 def _in_the_pod(capture: Capture, network: PodNetwork) -> None:
@@ -120,6 +145,8 @@ def _in_the_pod(capture: Capture, network: PodNetwork) -> None:
     pairs = [(own, far) for own, far in zip(_OWN, _FAR, strict=True) if own in network.addresses]
     for own, far in pairs:
         _step(f"outbound IPv{own.version}", _outbound, pod.outbound, far)
+        assert pod.dns
+        _step(f"DNS IPv{own.version}", _question, pod.dns, far)
     capture.exempt_agent(os.getpid())
     for own, far in pairs:
         _step(f"onward IPv{own.version}", _onward, own, far)

@@ -1,17 +1,44 @@
 /*
- * Capture of enrolled pods' TCP connections.
+ * Capture of enrolled pods' TCP connections, and of their questions to name servers.
  *
  *   connect4, connect6   at connect(): sets a mark bit on the socket. A policy rule in the pod's network
  *                        namespace sends marked packets to `lo`. The destination is not touched.
  *   steer                at the SYN (SK_LOOKUP, one instance per pod): hands the connection to one of the
  *                        agent's listeners in that namespace, or leaves it alone.
  *
- * No packet of an established connection runs any of this.
+ * No packet of an established connection runs any of this. UDP to port 53 is looped by a policy rule of its
+ * own: an unconnected socket takes its route before any hook could mark it.
  *
  * This keeps applications from going past the mesh by accident. A container with CAP_NET_RAW can write
  * packets of its own, and no capture of connections will see those: the receiving side has to refuse them.
  */
 #define GO_DIRECT 2
+
+/*
+ * Names are to be had while no agent listens: sockets that are connected to a name server then, and the
+ * agent's own, carry a mark which the rule for port 53 leaves alone.
+ */
+static inline int step_aside(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+	u32 mark = sk->mark, wanted = mark & ~ASIDE_MARK, agent = bpf_get_current_pid_tgid() >> 32, index;
+	u64 cookie = bpf_get_netns_cookie(ctx);
+	struct pod *pod = pods.lookup(&cookie);
+	struct bpf_sock *listener;
+
+	if (!pod || !(pod->flags & CAPTURE_DNS) || agents.lookup(&agent))
+		return 1;
+	if (bpf_ntohs(ctx->user_port) == DNS_PORT) {
+		index = pod->slot * KINDS + DNS_UDP;
+		listener = (struct bpf_sock *)listeners.lookup(&index);
+		if (listener)
+			bpf_sk_release(listener);
+		if (!listener || (pod->flags & LEAVING))
+			wanted |= ASIDE_MARK;
+	}
+	if (wanted != mark)
+		bpf_setsockopt(ctx, LEVEL_SOCKET, OPTION_MARK, &wanted, sizeof(wanted));
+	return 1;
+}
 
 /*
  * Returns what the hook returns: 1 lets connect() go on, 0 refuses it with EPERM. GO_DIRECT: like 1, to
@@ -27,9 +54,11 @@ static inline int mark(struct bpf_sock_addr *ctx, struct ip16 *to, struct direct
 	struct pod *pod;
 	u64 cookie;
 
-	if (ctx->type != STREAM || (ctx->protocol != PROTOCOL_TCP && ctx->protocol != PROTOCOL_MPTCP))
-		return 1;
 	if (!sk)
+		return 1;
+	if (ctx->type == DATAGRAM && ctx->protocol == PROTOCOL_UDP)
+		return step_aside(ctx, sk);
+	if (ctx->type != STREAM || (ctx->protocol != PROTOCOL_TCP && ctx->protocol != PROTOCOL_MPTCP))
 		return 1;
 	direct_sockets.sk_storage_delete(sk);
 	cookie = bpf_get_netns_cookie(ctx);
@@ -101,12 +130,13 @@ int steer(struct bpf_sk_lookup *ctx)
 	u32 slot = patched, kind, index, from_role, to_role;
 	struct ip16 from, to;
 	struct direct_tuple tuple = {};
-	u32 from4, to4, port, from_port;
+	u32 from4, to4, port, from_port, is_udp = ctx->protocol == PROTOCOL_UDP;
 	struct bpf_sock *sk;
 	struct pod *pod;
 	long error;
 
-	if (ctx->protocol == PROTOCOL_UDP)
+	port = READ(ctx->local_port);
+	if (is_udp && (port != DNS_PORT || ctx->ingress_ifindex != LO_IFINDEX))
 		return SK_PASS;
 	pod = slots.lookup(&slot);
 	if (!pod)
@@ -122,7 +152,6 @@ int steer(struct bpf_sk_lookup *ctx)
 	to.word[3] = READ(ctx->local_ip6[3]);
 	from4 = READ(ctx->remote_ip4);
 	to4 = READ(ctx->local_ip4);
-	port = READ(ctx->local_port);
 	from_port = bpf_ntohs(*(volatile u16 *)&ctx->remote_port);
 	if (ctx->family == FAMILY_INET) {
 		from = (struct ip16){{0, 0, V4_MAPPED, from4}};
@@ -139,6 +168,10 @@ int steer(struct bpf_sk_lookup *ctx)
 		if (to_role & OWN)
 			return SK_PASS;
 		kind = OUTBOUND;
+		if (port == DNS_PORT && (pod->flags & CAPTURE_DNS))
+			kind = is_udp ? DNS_UDP : DNS_TCP;
+		else if (is_udp)
+			return SK_PASS;
 	} else if ((from_role & OWN) || is_loopback(&from) || is_same(&from, &to)) {
 		/* Inside the pod: to an own address, the kernel reports the device that has it, not lo. From
 		 * outside such packets are no danger, since their answers stay inside. */
@@ -174,6 +207,6 @@ int steer(struct bpf_sk_lookup *ctx)
 	}
 	error = bpf_sk_assign(ctx, sk, 0);
 	bpf_sk_release(sk);
-	count(error ? FAILED : STEERED_OUTBOUND + kind);
+	count(error ? FAILED : kind < DNS_UDP ? STEERED_OUTBOUND + kind : STEERED_DNS);
 	return error ? SK_DROP : SK_PASS;
 }

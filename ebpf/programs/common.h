@@ -9,6 +9,7 @@
 
 #define FAMILY_INET 2
 #define STREAM 1
+#define DATAGRAM 2
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 #define PROTOCOL_MPTCP 262
@@ -17,15 +18,17 @@
 #define OPTION_MARK 36
 #define LO_IFINDEX 1
 #define HBONE_PORT 15008
+#define DNS_PORT 53
 #define LOOP_MARK 0x1000
+#define ASIDE_MARK 0x2000
 #define V4_MAPPED bpf_htonl(0xffff)
 
 /* Stands for the pod's slot; the compiler wrapper turns it into a named hole which the loader fills. */
 #define SLOT 0x5107a61c
 
-enum kind { OUTBOUND, INBOUND, HBONE, DNS, KINDS };
+enum kind { OUTBOUND, INBOUND, HBONE, DNS_UDP, DNS_TCP, KINDS };
 enum role { OWN = 1, NODE = 2 };
-enum flag { BYPASS_INBOUND = 1, LEAVING = 2, LISTED_INBOUND = 4 };
+enum flag { BYPASS_INBOUND = 1, LEAVING = 2, LISTED_INBOUND = 4, CAPTURE_DNS = 8 };
 enum direction { EXEMPT_OUTBOUND, EXEMPT_INBOUND, ONLY_INBOUND };
 enum counter {
 	CAPTURED,
@@ -36,6 +39,7 @@ enum counter {
 	FAILED,
 	DIRECT,
 	FALLEN_BACK,
+	STEERED_DNS,
 	COUNTERS
 };
 

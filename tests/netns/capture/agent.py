@@ -23,10 +23,12 @@ def main() -> None:
         cgroup=Path(cgroup), pin_dir=Path(pin_dir), agent_pid=os.getpid(), cache_dir=Path(cache_dir)
     )
     fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    pod = capture.enrol(PodNetwork(fd, netns.addresses(fd)))
+    pod = capture.enrol(PodNetwork(fd, netns.addresses(fd), dns=True))
     servers = Servers()
     servers.serve(pod.outbound, f"{tag}-outbound")
     servers.serve(pod.inbound, f"{tag}-inbound")
+    assert pod.dns
+    servers.serve_names(pod.dns, f"{tag}-names")
     sys.stdout.write(f"ready {pod.slot}\n")
     sys.stdout.flush()
     signal.pause()

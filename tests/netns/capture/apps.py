@@ -340,11 +340,60 @@ def ask_udp(to: Peer) -> tuple[str, Peer, int]:
     """A datagram's answer over a connected socket, the peer, the socket's mark."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as made:
-        made.settimeout(TIMEOUT)
         made.connect(to)
-        made.send(b"?")
+        answer, _ = _repeat(made, lambda: made.send(b"?"))
         mark = made.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)
-        return made.recv(1000).decode(), plain(made.getpeername()), mark
+        return answer.decode(), plain(made.getpeername()), mark
+
+
+def _repeat(made: socket.socket, send: Callable[[], object]) -> tuple[bytes, tuple[Any, ...]]:
+    """Send until something comes back, as resolvers do."""
+    for _ in range(60):
+        send()
+        if select.select([made], [], [], 0.5)[0]:
+            break
+    made.setblocking(False)
+    return made.recvfrom(65536)
+
+
+def ask_unconnected(to: Peer, device: str | None = None, mapped: bool = False) -> tuple[str, Peer]:
+    """A datagram's answer, and who it comes from, over a socket that is not connected; "timeout" if none."""
+    with socket.socket(
+        socket.AF_INET6 if ":" in to[0] or mapped else socket.AF_INET, socket.SOCK_DGRAM
+    ) as made:
+        if device:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        where = (f"::ffff:{to[0]}", to[1]) if mapped else to
+        data, sender = _repeat(made, lambda: made.sendto(b"?", where))
+        return data.decode(), plain(sender)
+
+
+def never_answered(to: Peer, seconds: float) -> bool:
+    """Whether a datagram over a socket that is not connected gets no answer for so long."""
+    with socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.settimeout(seconds)
+        made.sendto(b"?", to)
+        try:
+            made.recv(1)
+        except TimeoutError:
+            return True
+        return False
+
+
+def serve_names(address: str, tag: str) -> None:
+    """Answer datagrams at port 53, here in the pod."""
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind((address, 53))
+    _held[f"names {address}"] = made
+    threading.Thread(target=_answer_datagrams, args=(made, tag), daemon=True).start()
+
+
+def _answer_datagrams(made: socket.socket, tag: str) -> None:
+    while True:
+        _, sender = made.recvfrom(1000)
+        made.sendto(tag.encode(), sender)
 
 
 def exchange_many(dial: Dial, times: int) -> int:

@@ -25,6 +25,7 @@ from typing import Any
 
 from ebpf import netns
 from ebpf.capture import EnrolledPod, PodNetwork
+from ebpf.dns import DnsSockets
 from tests.netns.capture import apps
 from tests.netns.capture.apps import MPTCP, Peer, plain
 
@@ -112,13 +113,26 @@ class Servers:
         handler = self._datagram if copy.type == socket.SOCK_DGRAM else self._accept
         self._do(lambda: self._selector.register(copy, selectors.EVENT_READ, (handler, tag)))
 
+    def serve_names(self, dns: DnsSockets, tag: str) -> None:
+        """Stand in for an agent's resolver: answers say whom the question was for. Until the socket closes."""
+
+        def answer(_receiver: socket.socket, tag: str) -> None:
+            question = dns.receive()
+            assert question
+            to, port = question.asked
+            dns.answer(question, f"{tag}|{to} {port}".encode())
+
+        self.serve(dns.tcp, tag)
+        copy = dns.udp.dup()
+        self._do(lambda: self._selector.register(copy, selectors.EVENT_READ, (answer, tag)))
+
     def forget(self, tag: str) -> None:
         """Close the listeners of a tag."""
         done = threading.Event()
 
         def job() -> None:
             for key in list(self._selector.get_map().values()):
-                if key.data and key.data[0] == self._accept and key.data[1] == tag:
+                if key.data and key.data[0] != self._answer and key.data[1] == tag:
                     self._selector.unregister(key.fileobj)
                     key.fileobj.close()  # type: ignore[union-attr]
             done.set()

@@ -327,7 +327,7 @@ def test_namespace_with_lo_down_is_refused_and_left_as_it_was(lab: Lab, fresh: C
     ("changes", "reason"),
     [
         ({"addresses": ()}, CaptureReason.NO_ADDRESS),
-        ({"dns": True}, CaptureReason.UNSUPPORTED),
+        ({"exempt_inbound_ports": frozenset({0})}, CaptureReason.UNSUPPORTED),
         ({"netns_fd": 99999}, CaptureReason.NETNS_UNUSABLE),
     ],
 )

@@ -41,3 +41,10 @@ def test_plan_reads_as_the_commands_it_stands_for() -> None:
         "ip rule pref 100 fwmark 0x1000/0x1000 unreachable",
         "ip -6 rule pref 100 fwmark 0x1000/0x1000 lookup 15001",
     ]
+
+
+def test_rule_for_names_leads_to_the_same_table_and_spares_what_is_marked() -> None:
+    assert str(routes.DnsRule(V6)) == (
+        "ip -6 rule pref 101 iif lo ipproto udp dport 53 fwmark 0/0x2000 lookup 15001"
+    )
+    assert not marks.ASIDE_MARK & marks.LOOP_MASK

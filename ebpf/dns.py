@@ -1,0 +1,151 @@
+"""The sockets through which an agent answers what a pod asks of its name servers.
+
+Questions arrive at `udp` and `tcp` with the address asked as their destination; neither socket is reachable
+otherwise. An answer to a datagram has to come from that address and port 53, and port 53 of the pod may be
+in use by an application: so answers are written as whole packets, and no port is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from ebpf import netns
+from ebpf.datagram import udp_packet
+from ebpf.errors import CaptureError, CaptureReason
+from ebpf.listeners import open_listener
+from ebpf.maps import Kind
+from ebpf.marks import ASIDE_MARK
+
+Address = IPv4Address | IPv6Address
+
+DNS_PORT: Final = 53
+PORT: Final = 15053
+"""Istio's; it only shows in `ss`."""
+
+_LARGEST: Final = 65535
+_IP_RECVORIGDSTADDR: Final = 20
+_IPV6_RECVORIGDSTADDR: Final = 74
+_CONTROL: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A datagram: from whom, to which name server's address and port."""
+
+    data: bytes
+    client: tuple[Address, int]
+    asked: tuple[Address, int]
+
+
+@dataclass(frozen=True, slots=True)
+class DnsSockets:
+    """One pod's. `udp` and `tcp` are non-blocking and dual stack; `raw` writes packets, by IP version."""
+
+    udp: socket.socket
+    tcp: socket.socket
+    raw: dict[int, socket.socket]
+
+    def of(self, kind: Kind) -> socket.socket:
+        """By kind."""
+        return {Kind.DNS_UDP: self.udp, Kind.DNS_TCP: self.tcp}[kind]
+
+    def receive(self) -> Question | None:
+        """The next datagram; None if it does not say where it was sent. BlockingIOError if there is none."""
+        data, control, _, client = self.udp.recvmsg(_LARGEST, _CONTROL)
+        for level, kind, raw in control:
+            if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR):
+                return Question(data, _end(client), (_plain(IPv6Address(raw[8:24])), _port(raw)))
+            if (level, kind) == (socket.SOL_IP, _IP_RECVORIGDSTADDR):
+                return Question(data, _end(client), (IPv4Address(raw[4:8]), _port(raw)))
+        return None
+
+    def answer(self, question: Question, data: bytes) -> bool:
+        """Answer as the address that was asked. Whether the kernel took it: it may have no room."""
+        (ip, port) = question.client
+        try:
+            packet = udp_packet(question.asked, (ip, port), data)
+            self.raw[ip.version].sendto(packet, (str(ip), 0))
+        except (OSError, KeyError, ValueError):
+            return False
+        return True
+
+    def are_open(self) -> bool:
+        """Whether none has been closed."""
+        return all(each.fileno() >= 0 for each in self._all())
+
+    def close(self) -> None:
+        """Close all."""
+        for each in self._all():
+            each.close()
+
+    def _all(self) -> tuple[socket.socket, ...]:
+        return (self.udp, self.tcp, *self.raw.values())
+
+
+def open_dns(netns_fd: int) -> DnsSockets:
+    """Open all in a pod's namespace. CaptureError."""
+    with contextlib.ExitStack() as opened:
+        with netns.inside(netns_fd):
+            udp = opened.enter_context(open_listener(PORT, socket.SOCK_DGRAM))
+            tcp = opened.enter_context(open_listener(PORT, socket.SOCK_STREAM))
+            raw: dict[int, socket.socket] = {}
+            for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+                with _explained(version):
+                    raw[version] = opened.enter_context(
+                        socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+                    )
+        udp.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
+        if udp.family == socket.AF_INET6:
+            udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
+        opened.pop_all()
+    return DnsSockets(udp, tcp, raw)
+
+
+def open_upstream(netns_fd: int | None, version: int, kind: socket.SocketKind) -> socket.socket:
+    """A non-blocking socket whose questions are not captured, in a pod's namespace or (None) in this
+    thread's. OSError."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with netns.inside(netns_fd) if netns_fd is not None else contextlib.nullcontext():
+        opened = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    if kind == socket.SOCK_DGRAM:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, ASIDE_MARK)
+    return opened
+
+
+def original_destination(accepted: socket.socket) -> tuple[Address, int]:
+    """Which name server a TCP connection was made to. OSError if it is gone."""
+    return _end(accepted.getsockname())
+
+
+@contextlib.contextmanager
+def _explained(version: int) -> Iterator[None]:
+    """A kernel without IPv6 has nothing to answer there."""
+    try:
+        yield
+    except OSError as error:
+        if version == 6 and error.errno == errno.EAFNOSUPPORT:
+            return
+        advice = "grant NET_RAW" if error.errno == errno.EPERM else "check the pod's limits"
+        raise CaptureError(
+            CaptureReason.LISTEN_FAILED, f"raw socket in the pod: {error.strerror}", advice
+        ) from error
+
+
+def _end(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[Address, int]:
+    return _plain(ip_address(address[0].partition("%")[0])), address[1]
+
+
+def _plain(address: Address) -> Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _port(sockaddr: bytes) -> int:
+    return int(struct.unpack_from("!H", sockaddr, 2)[0])
