@@ -113,6 +113,13 @@ def _add_inspection(commands: Subparsers) -> None:
         commands, "analyze", "analyze:run", "say what is wrong with manifests before they are applied"
     )
     analyze.add_argument("path", metavar="FILE|DIR", help="manifests: *.yaml, *.yml, *.json")
+    analyze.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="metrics page of an agent (curl NODE:15020/metrics), to find callers that STRICT would refuse; repeat",
+    )
     analyze.add_argument("--json", action="store_true", help="as JSON")
     reasons = _command(commands, "reasons", "reasons:run", "say what a reason in a log or metric means")
     reasons.add_argument("slug", nargs="?", default="", metavar="REASON", help="only this one")

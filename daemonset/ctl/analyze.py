@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from daemonset.ctl.errors import CommandFailed
-from istiodlite.analyze import Finding, Input, Severity, analyze
+from istiodlite.analyze import BadMetrics, Finding, Input, PlainFlow, Severity, analyze, plain_flows
 from istiodlite.manifests import ManifestError, load_folder
 
 
@@ -17,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandFailed(f"{options.path}: {error.strerror}; name a file or a folder") from None
     found = [_of_manifest(error) for error in errors]
-    found += analyze(Input(one.object, one.body) for one in loaded)
+    found += analyze((Input(one.object, one.body) for one in loaded), flows=_flows(options.metrics))
     files = {one.key: one.file for one in loaded}
     if options.json:
         print(json.dumps([_value(one, files) for one in found], indent=2))
@@ -27,6 +28,15 @@ def run(options: argparse.Namespace) -> int:
         if not found:
             print(f"{len(loaded)} objects, nothing to say")
     return 1 if any(one.severity is Severity.ERROR for one in found) else 0
+
+
+def _flows(files: Sequence[str]) -> list[PlainFlow]:
+    try:
+        return plain_flows([Path(file).read_text(errors="replace") for file in files])
+    except OSError as error:
+        raise CommandFailed(f"{error.filename}: {error.strerror}; save the page with curl first") from None
+    except BadMetrics as error:
+        raise CommandFailed(f"--metrics: {error}; save what NODE:15020/metrics answers") from None
 
 
 def _of_manifest(error: ManifestError) -> Finding:

@@ -7,6 +7,17 @@ workload among the manifests nothing can be said about who is selected or named,
 
 from istiodlite.analyze.check import CODES, analyze
 from istiodlite.analyze.findings import Finding, Severity
+from istiodlite.analyze.flows import BadMetrics, PlainFlow, plain_flows
 from istiodlite.analyze.mesh import Input, Mesh
 
-__all__ = ["CODES", "Finding", "Input", "Mesh", "Severity", "analyze"]
+__all__ = [
+    "CODES",
+    "BadMetrics",
+    "Finding",
+    "Input",
+    "Mesh",
+    "PlainFlow",
+    "Severity",
+    "analyze",
+    "plain_flows",
+]

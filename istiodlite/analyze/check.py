@@ -1,9 +1,10 @@
 """All checks over one set of objects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from istiodlite.analyze.capture import check_capture
 from istiodlite.analyze.findings import Finding
+from istiodlite.analyze.flows import PlainFlow
 from istiodlite.analyze.mesh import Input, Mesh
 from istiodlite.analyze.policies import check_policies
 from istiodlite.analyze.strictness import check_peer_authentications
@@ -42,6 +43,7 @@ CODES = {
     "service-port": "a policy that names the service's port instead of the pod's",
     "shadowed": "an object that an older one makes ineffective",
     "sidecar-and-ambient": "a namespace with both",
+    "strict-cuts-flows": "STRICT where agents saw connections without mTLS",
     "strict-not-enforced": "STRICT on workloads that are not enrolled",
     "strict-shuts-out": "STRICT with callers that are not enrolled",
     "target-not-found": "targetRefs that name nothing",
@@ -57,8 +59,10 @@ CODES = {
 }
 
 
-def analyze(inputs: Iterable[Input], config: MeshConfig | None = None) -> list[Finding]:
-    """Findings, worst first."""
-    mesh = Mesh(inputs, config or MeshConfig())
+def analyze(
+    inputs: Iterable[Input], config: MeshConfig | None = None, flows: Sequence[PlainFlow] = ()
+) -> list[Finding]:
+    """Findings, worst first. `flows`: what agents saw come without mTLS, if that is known."""
+    mesh = Mesh(inputs, config or MeshConfig(), flows)
     found = dict.fromkeys(one for check in _CHECKS for one in check(mesh))
     return sorted(found, key=lambda one: one.order)

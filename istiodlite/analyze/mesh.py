@@ -1,9 +1,10 @@
 """The manifests as the checks look at them: workloads (pods and pod templates), services, waypoints."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from istiodlite.analyze.flows import PlainFlow
 from istiodlite.objects import (
     AuthorizationPolicy,
     Gateway,
@@ -65,8 +66,8 @@ class WaypointUse:
 class Mesh:
     """Read access for the checks; built once from the input."""
 
-    def __init__(self, inputs: Iterable[Input], config: MeshConfig) -> None:
-        self.config = config
+    def __init__(self, inputs: Iterable[Input], config: MeshConfig, flows: Sequence[PlainFlow] = ()) -> None:
+        self.config, self.flows = config, flows
         world = World(config)
         given = list(inputs)
         for one in given:

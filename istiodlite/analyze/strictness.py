@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from istiodlite.analyze.findings import Finding, Severity
 from istiodlite.analyze.mesh import Mesh, Workload
-from istiodlite.objects import MtlsMode, PeerAuthentication
+from istiodlite.objects import MtlsMode, ObjectKey, PeerAuthentication
 from istiodlite.registry.world import key_of
 
 _W, _I = Severity.WARNING, Severity.INFO
@@ -53,6 +53,21 @@ def _effect(mesh: Mesh, one: PeerAuthentication) -> Iterator[Finding]:
             f"{f' and {len(covered) - 1} more' if len(covered) > 1 else ''}; enrol them or use PERMISSIVE"
         )
         yield Finding(_W, "strict-shuts-out", key, "spec.mtls.mode", text)
+    for workload in covered:
+        yield from _cut(mesh, key, workload)
+
+
+def _cut(mesh: Mesh, key: ObjectKey, workload: Workload) -> Iterator[Finding]:
+    """Callers that were seen, not only thought of: those from outside of the cluster are among them."""
+    for flow in mesh.flows:
+        if (flow.namespace, flow.workload) != (workload.namespace, workload.key.name):
+            continue
+        caller = flow.source or "unknown callers"
+        text = (
+            f"agents saw {flow.connections} connections without mTLS from {caller} to {workload}, which STRICT "
+            "refuses; enrol the caller, or use PERMISSIVE or a port exception"
+        )
+        yield Finding(_W, "strict-cuts-flows", key, "spec.mtls.mode", text)
 
 
 def _some(workloads: list[Workload]) -> str:

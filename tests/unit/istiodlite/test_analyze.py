@@ -232,7 +232,7 @@ def test_what_is_wrong_is_said(code: str, texts: tuple[str, ...]) -> None:
 
 
 def test_every_code_is_listed_and_every_listed_one_has_a_case() -> None:
-    assert {code for code, _ in CASES} | {"manifest"} == set(CODES)
+    assert {code for code, _ in CASES} | {"manifest", "strict-cuts-flows"} == set(CODES)
 
 
 def test_every_line_says_what_to_do() -> None:
@@ -280,3 +280,44 @@ def test_the_command_prints_a_line_for_each_finding_and_fails_on_errors(tmp_path
     assert (status, found["code"], found["severity"]) == (1, "manifest", "error")
     file.write_text(documents(strict("{mtls: {mode: DISABLE}}")))
     assert _run(file)[0] == 0
+
+
+OPENED = "istio_tcp_connections_opened_total"
+
+
+def page(*rows: tuple[str, str, str, int]) -> str:
+    """A metrics page: (caller, its namespace, connection_security_policy, count) to shop/web."""
+    lines = [
+        f'{OPENED}{{reporter="destination",source_workload="{caller}",source_workload_namespace="{place}",'
+        f'destination_workload="web",destination_workload_namespace="shop",'
+        f'connection_security_policy="{policy}"}} {count}'
+        for caller, place, policy, count in rows
+    ]
+    return "\n".join(["# TYPE istio_tcp_connections_opened counter", *lines, ""])
+
+
+def test_strict_is_held_against_what_agents_saw(tmp_path: Path) -> None:
+    manifests = documents(
+        "\n---\n".join((NAMESPACE, SERVICE, deployment("web"), strict("{mtls: {mode: STRICT}}")))
+    )
+    (tmp_path / "mesh.yaml").write_text(manifests.replace("v1\nkind: Depl", "apps/v1\nkind: Depl"))
+    pages = (
+        page(("old", "legacy", "unknown", 3), ("new", "shop", "mutual_tls", 9)),
+        page(("old", "legacy", "unknown", 4), ("unknown", "unknown", "none", 1)),
+    )
+    for number, text in enumerate(pages):
+        (tmp_path / f"{number}.prom").write_text(text)
+    told = [*("--metrics", str(tmp_path / "0.prom")), *("--metrics", str(tmp_path / "1.prom"))]
+    command = [sys.executable, "-m", "daemonset.ctl", "analyze", str(tmp_path / "mesh.yaml")]
+    done = subprocess.run([*command, *told], capture_output=True, text=True, timeout=60)
+    found = [line for line in done.stdout.splitlines() if "strict-cuts-flows" in line]
+    assert len(found) == 2
+    assert "saw 7 connections without mTLS from legacy/old to shop/web" in found[1]
+    assert "saw 1 connections without mTLS from unknown callers to shop/web" in found[0]
+    assert (
+        "strict-cuts-flows" not in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    )
+    (tmp_path / "0.prom").write_text("istio_tcp{ nonsense")
+    bad = subprocess.run([*command, *told], capture_output=True, text=True, timeout=60)
+    assert bad.returncode != 0
+    assert "not a metrics page" in bad.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -118,7 +119,7 @@ def changed(kind: str, field: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _put(body: Any, steps: list[str], value: Any) -> None:
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in itertools.pairwise(steps):
         body = body[int(step)] if step.isdigit() else body.setdefault(step, [] if following.isdigit() else {})
     last = steps[-1]
     if isinstance(body, list):
