@@ -19,7 +19,14 @@ from istiodlite.objects.core import (
     SlicePort,
     TargetRef,
 )
-from istiodlite.objects.gateway import Gateway, GatewayAddress, GatewayClass, Listener, NamespaceSelector
+from istiodlite.objects.gateway import (
+    Gateway,
+    GatewayAddress,
+    GatewayClass,
+    Listener,
+    NamespaceSelector,
+    Requirement,
+)
 from istiodlite.objects.meta import Meta, ObjectKey, Other, OwnerRef
 from istiodlite.objects.networking import Endpoint, EntryPort, ServiceEntry, WorkloadEntry
 from istiodlite.objects.security import (
@@ -76,6 +83,7 @@ __all__ = [
     "Pod",
     "PolicyAction",
     "PolicyTarget",
+    "Requirement",
     "Rule",
     "Service",
     "ServiceAccount",

@@ -7,11 +7,22 @@ from istiodlite.objects.meta import Meta
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """One of matchExpressions: `operator` is In, NotIn, Exists or DoesNotExist; values count for the first two."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NamespaceSelector:
-    """allowedRoutes.namespaces: `source` is Same, All, Selector or None; labels count for Selector only."""
+    """allowedRoutes.namespaces: `source` is Same, All, Selector or None; the rest counts for Selector only,
+    and all of it has to hold."""
 
     source: str = "Same"
     labels: Mapping[str, str] = field(default_factory=dict)
+    requirements: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ from istiodlite.registry.world import View
 
 
 def applied_policies(view: View, namespace: str, labels: Mapping[str, str]) -> list[str]:
-    """Sorted `namespace/name`. Policies of namespace and mesh scope are matched by the agents themselves."""
-    out = set(peer_authentication.applied(view, namespace, labels))
+    """`namespace/name`: authorization policies in order of their names, then the strictness.
+
+    Policies of namespace and mesh scope are matched by the agents themselves.
+    """
+    out = set()
     for place in {namespace, view.config.root_namespace}:
         for policy in view.selecting(AuthorizationPolicy, place, labels):
             if policy.selector and is_sent(policy):
                 out.add(f"{policy.meta.namespace}/{policy.meta.name}")
-    return sorted(out)
+    return [*sorted(out), *peer_authentication.applied(view, namespace, labels)]

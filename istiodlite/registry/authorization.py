@@ -116,8 +116,9 @@ def string_match(text: str) -> pb.StringMatch:
 
 
 def _address(text: str) -> pb.Address:
-    network = ipaddress.ip_network(text, strict=False)
-    return pb.Address(address=network.network_address.packed, length=network.prefixlen)
+    # Bits behind the prefix stay as they were written: agents ignore them, and Istio's answers have them too.
+    block = ipaddress.ip_interface(text)
+    return pb.Address(address=block.ip.packed, length=block.network.prefixlen)
 
 
 def _account(text: str, namespace: str) -> pb.ServiceAccountMatch:

@@ -1,6 +1,6 @@
 """Which services a workload is an endpoint of, and at which ports."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from istiodlite.api import workload_pb2
 from istiodlite.objects import Container, Pod, Service, ServiceEntry, ServicePort
@@ -41,11 +41,11 @@ def pod_services(view: View, pod: Pod) -> PortMap:
     selecting = [one for one in view.selecting(Service, namespace, labels) if one.selector]
     for name in listed:
         service = view.service(namespace, name)
-        if service is not None and not service.selector:
+        if service is not None and service not in selecting:
             selecting.append(service)
     for service in selecting:
         if service.type != "ExternalName":
-            out[service_name(view, service)] = _target_ports(service.ports, named)
+            out[service_name(view, service)] = _pod_ports(service.ports, named)
     for entry in selecting_entries(view, namespace, labels):
         ports = _entry_ports(entry, named)
         for host in owned_hosts(view, entry):
@@ -76,14 +76,39 @@ def _named_ports(containers: Iterable[Container]) -> dict[str, int]:
     return out
 
 
-def _target_ports(ports: Iterable[ServicePort], named: Mapping[str, int]) -> workload_pb2.PortList:
-    """A named target that the workload does not have leaves the port out: no endpoint for it here."""
+def _by_number(ports: Iterable[ServicePort]) -> dict[int, ServicePort]:
+    """What names a port: of two with one number (DNS over UDP and TCP) the last, as Istio has it."""
+    return {port.port: port for port in ports}
+
+
+def _pod_ports(ports: Sequence[ServicePort], named: Mapping[str, int]) -> workload_pb2.PortList:
+    """A named target that the pod does not have leaves the port out: no endpoint for it here."""
     out = workload_pb2.PortList()
+    naming = _by_number(ports)
     for port in ports:
-        target = named.get(port.target, 0) if isinstance(port.target, str) else port.target or port.port
+        target: int | str = naming[port.port].target or 0
+        number = named.get(target, 0) if isinstance(target, str) else _number(port)
+        if number:
+            out.ports.add(service_port=port.port, target_port=number)
+    return out
+
+
+def _machine_ports(ports: Sequence[ServicePort], numbers: Mapping[str, int]) -> workload_pb2.PortList:
+    """Ports of a WorkloadEntry, which overrides a numeric target by the name of the service's port."""
+    out = workload_pb2.PortList()
+    naming = _by_number(ports)
+    for port in ports:
+        by = naming[port.port]
+        target = numbers.get(by.target, 0) if isinstance(by.target, str) else numbers.get(by.name)
+        if target is None:
+            target = _number(port)
         if target:
             out.ports.add(service_port=port.port, target_port=target)
     return out
+
+
+def _number(port: ServicePort) -> int:
+    return port.target if isinstance(port.target, int) else port.port
 
 
 def _entry_ports(entry: ServiceEntry, named: Mapping[str, int]) -> workload_pb2.PortList:
@@ -95,10 +120,10 @@ def _entry_ports(entry: ServiceEntry, named: Mapping[str, int]) -> workload_pb2.
 
 
 def selecting_entries(view: View, namespace: str, labels: Mapping[str, str]) -> list[ServiceEntry]:
-    """Entries with a workloadSelector (an empty one selects all) that takes these labels."""
+    """Entries with a workloadSelector that takes these labels; one without labels selects nothing."""
     found = view.selecting(ServiceEntry, namespace, labels)
     # Two entries may claim one host: the result must not depend on which came first.
-    return sorted((one for one in found if one.selector is not None), key=lambda one: one.meta.name)
+    return sorted((one for one in found if one.selector), key=lambda one: one.meta.name)
 
 
 def entry_hosts(view: View, entry: ServiceEntry, hosts: Iterable[str], ports: Mapping[str, int]) -> PortMap:
@@ -114,7 +139,7 @@ def workload_entry_services(
     out: PortMap = {}
     for service in view.selecting(Service, namespace, labels):
         if service.type != "ExternalName" and service.selector:
-            out[service_name(view, service)] = _target_ports(service.ports, ports)
+            out[service_name(view, service)] = _machine_ports(service.ports, ports)
     for entry in selecting_entries(view, namespace, labels):
         out.update(entry_hosts(view, entry, owned_hosts(view, entry), ports))
     return out

@@ -16,8 +16,8 @@ def workload_name(pod: Pod) -> str:
     Label service.istio.io/workload-name first; owners count only for generated pods; else the pod's name.
     """
     labels = pod.meta.labels
-    if label := labels.get(WORKLOAD_NAME):
-        return label
+    if WORKLOAD_NAME in labels:
+        return labels[WORKLOAD_NAME]
     owner = next((owner for owner in pod.meta.owners if owner.controller), None)
     if not pod.meta.generate_name or owner is None:
         return pod.meta.name
@@ -26,7 +26,7 @@ def workload_name(pod: Pod) -> str:
 
 def _owner_name(owner: OwnerRef, labels: Mapping[str, str]) -> str:
     if owner.kind == "ReplicaSet":
-        for label in ("rollouts-pod-template-hash", "pod-template-hash"):
+        for label in ("pod-template-hash", "rollouts-pod-template-hash"):
             suffix = "-" + labels.get(label, "")
             if suffix != "-" and owner.name.endswith(suffix):
                 return owner.name.removesuffix(suffix)
@@ -38,15 +38,16 @@ def _owner_name(owner: OwnerRef, labels: Mapping[str, str]) -> str:
 
 
 def canonical_name(labels: Mapping[str, str], workload: str) -> str:
-    """Of the labels, the first of service.istio.io/canonical-name, app.kubernetes.io/name, app."""
+    """Of the labels, the first of service.istio.io/canonical-name, app.kubernetes.io/name, app,
+    which counts even when it is empty."""
     for label in (CANONICAL_NAME, "app.kubernetes.io/name", "app"):
-        if value := labels.get(label):
-            return value
+        if label in labels:
+            return labels[label]
     return workload
 
 
 def canonical_revision(labels: Mapping[str, str]) -> str:
     for label in (CANONICAL_REVISION, "app.kubernetes.io/version", "version"):
-        if value := labels.get(label):
-            return value
+        if label in labels:
+            return labels[label]
     return "latest"

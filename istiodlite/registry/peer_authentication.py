@@ -87,8 +87,12 @@ def convert(view: View, one: PeerAuthentication) -> Resource | None:
     if not ports:
         return None
     if strict:
-        rules = [pb.Rules(matches=[_no_identity()])]
-        rules += [pb.Rules(matches=[pb.Match(not_destination_ports=[port])]) for port in ports]
+        rules = [pb.Rules(matches=[pb.Match(not_destination_ports=[port])]) for port in ports]
+        if one.mode is MtlsMode.STRICT:
+            rules.insert(0, pb.Rules(matches=[_no_identity()]))
+        if _inherited(view, namespace) is MtlsMode.STRICT:
+            # Said twice where both demand it, as Istio does: harmless, and equal to the octet.
+            rules.append(pb.Rules(matches=[_no_identity()]))
         groups = [pb.Group(rules=rules)]
     else:
         matches = (_no_identity(destination_ports=[port]) for port in ports)

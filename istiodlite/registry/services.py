@@ -13,29 +13,40 @@ from istiodlite.registry.world import View
 
 _LB = workload_pb2.LoadBalancing
 _CLOSE = (_LB.NETWORK, _LB.REGION, _LB.ZONE)
+_SPEC_DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 _DISTRIBUTIONS = {
-    "PreferClose": _CLOSE,
-    "PreferSameZone": _CLOSE,
-    "PreferSameNode": (*_CLOSE, _LB.SUBZONE, _LB.NODE),
+    "preferclose": _CLOSE,
+    "prefersamezone": _CLOSE,
+    "prefersamenode": (*_CLOSE, _LB.SUBZONE, _LB.NODE),
 }
 _PROTOCOLS = {
     "http": workload_pb2.HTTP11,
-    "kubernetes.io/ws": workload_pb2.HTTP11,
     "http2": workload_pb2.HTTP2,
-    "h2c": workload_pb2.HTTP2,
-    "kubernetes.io/h2c": workload_pb2.HTTP2,
     "grpc": workload_pb2.GRPC,
-    "grpc-web": workload_pb2.HTTP11,
     "https": workload_pb2.TLS,
     "tls": workload_pb2.TLS,
     "tcp": workload_pb2.TCP,
 }
+# Values of appProtocol that Kubernetes defines itself.
+_KUBERNETES_PROTOCOLS = {
+    "kubernetes.io/h2c": workload_pb2.HTTP2,
+    "kubernetes.io/ws": workload_pb2.HTTP11,
+    "kubernetes.io/wss": workload_pb2.TLS,
+}
+# Known to Istio, but not to agents.
+_OTHER_PROTOCOLS = ("udp", "grpc-web", "http_proxy", "mongo", "redis", "mysql")
+# SMTP, DNS, MySQL, MongoDB: where nothing names a protocol, the client of these waits for the server to speak.
+_SERVER_FIRST = (25, 53, 3306, 27017)
 _FAMILIES = {
     (): workload_pb2.AUTOMATIC,
     ("IPv4",): workload_pb2.IPV4_ONLY,
     ("IPv6",): workload_pb2.IPV6_ONLY,
     ("IPv4", "IPv6"): workload_pb2.DUAL,
 }
+
+
+# What Go's strconv.ParseBool takes for true.
+_TRUE = ("1", "t", "T", "true", "TRUE", "True")
 
 
 def service(view: View, one: Service) -> tuple[Resource | None, Attachment]:
@@ -54,7 +65,6 @@ def service(view: View, one: Service) -> tuple[Resource | None, Attachment]:
         ports=[_port(port) for port in one.ports],
         ip_families=_FAMILIES[tuple(sorted(set(one.ip_families)))],
         canonical=True,
-        ingress_use_waypoint=_ingress_use_waypoint(view, meta),
     )
     balancing = _load_balancing(view, one)
     if balancing is not None:
@@ -67,6 +77,7 @@ def _attach(view: View, meta: Meta, out: workload_pb2.Service) -> Attachment:
     attachment = attach(view, meta, meta.labels, SERVICE)
     if attachment.address is not None:
         out.waypoint.CopyFrom(attachment.address)
+        out.ingress_use_waypoint = _ingress_use_waypoint(view, meta)
     out.weighted_waypoints.extend(attachment.weighted)
     return attachment
 
@@ -75,7 +86,7 @@ def _ingress_use_waypoint(view: View, meta: Meta) -> bool:
     label = meta.labels.get(names.INGRESS_USE_WAYPOINT)
     if label is None:
         label = view.namespace_labels(meta.namespace).get(names.INGRESS_USE_WAYPOINT)
-    return label == "true"
+    return label in _TRUE
 
 
 def _port(port: ServicePort) -> workload_pb2.Port:
@@ -89,12 +100,16 @@ def _port(port: ServicePort) -> workload_pb2.Port:
 
 
 def _app_protocol(port: ServicePort) -> workload_pb2.AppProtocol:
-    if port.protocol != "TCP":
+    """appProtocol or, without it, the port's name up to the first "-"; gRPC-Web is none that agents know."""
+    if port.protocol == "UDP":
         return workload_pb2.UNKNOWN
-    for text in (port.app_protocol, port.name, port.name.partition("-")[0]):
-        if (found := _PROTOCOLS.get(text.lower())) is not None:
-            return found
-    return workload_pb2.UNKNOWN
+    if port.app_protocol in _KUBERNETES_PROTOCOLS:
+        return _KUBERNETES_PROTOCOLS[port.app_protocol]
+    text = (port.app_protocol or port.name).lower()
+    word = "grpc-web" if text.startswith("grpc-web") else text.partition("-")[0]
+    if word in _PROTOCOLS or word in _OTHER_PROTOCOLS:
+        return _PROTOCOLS.get(word, workload_pb2.UNKNOWN)
+    return workload_pb2.TCP if port.port in _SERVER_FIRST else workload_pb2.UNKNOWN
 
 
 def _load_balancing(view: View, one: Service) -> workload_pb2.LoadBalancing | None:
@@ -110,11 +125,11 @@ def _load_balancing(view: View, one: Service) -> workload_pb2.LoadBalancing | No
 
 
 def _distribution(view: View, meta: Meta, spec: str) -> workload_pb2.LoadBalancing | None:
-    """First of spec, the object's annotation, the namespace's annotation."""
+    """First of a known spec, the object's annotation, the namespace's annotation; those in any case."""
     wanted = (
-        spec
-        or meta.annotations.get(names.TRAFFIC_DISTRIBUTION)
-        or view.namespace_annotations(meta.namespace).get(names.TRAFFIC_DISTRIBUTION, "")
+        (spec.lower() if spec in _SPEC_DISTRIBUTIONS else "")
+        or meta.annotations.get(names.TRAFFIC_DISTRIBUTION, "").lower()
+        or view.namespace_annotations(meta.namespace).get(names.TRAFFIC_DISTRIBUTION, "").lower()
     )
     scopes = _DISTRIBUTIONS.get(wanted)
     return None if scopes is None else _LB(routing_preference=scopes, mode=_LB.FAILOVER)
@@ -136,7 +151,6 @@ def _entry_service(view: View, entry: ServiceEntry, host: str) -> tuple[Resource
         ports=[_entry_port(port) for port in entry.ports],
         subject_alt_names=entry.sans,
         canonical=_is_canonical(view, entry, host),
-        ingress_use_waypoint=_ingress_use_waypoint(view, meta),
     )
     if entry.resolution == "NONE":
         # The client's own destination is kept, so there is no endpoint whose health could count.

@@ -80,20 +80,23 @@ def pod_workload(view: View, pod: Pod) -> tuple[Resource | None, Attachment]:
     workload.status = workload_pb2.HEALTHY if healthy else workload_pb2.UNHEALTHY
     _set_node_locality(view, workload)
     _set_services(workload, pod_services(view, pod))
-    tunnel = application_tunnel(view, meta.namespace, meta.labels)
-    if tunnel is not None:
-        workload.application_tunnel.CopyFrom(tunnel)
-    attachment = attach(view, meta, meta.labels, WORKLOAD)
-    if attachment.address is not None:
-        workload.waypoint.CopyFrom(attachment.address)
+    attachment = _set_waypoint(view, workload, meta, meta.labels)
     return workload_resource(workload), attachment
 
 
+def _locality(text: str) -> workload_pb2.Locality | None:
+    """`region/zone/subzone`; further parts are nobody's."""
+    region, zone, subzone = (*text.split("/"), "", "")[:3]
+    if region or zone or subzone:
+        return workload_pb2.Locality(region=region, zone=zone, subzone=subzone)
+    return None
+
+
 def _entry_workload(
-    view: View, meta: Meta, endpoint: Endpoint, labels: Mapping[str, str], uid: str
+    view: View, meta: Meta, endpoint: Endpoint, name: str, labels: Mapping[str, str], uid: str
 ) -> workload_pb2.Workload:
-    group = meta.annotations.get(names.REGISTRATION_GROUP)
-    workload = _common(view, meta, labels, group or labels.get(names.WORKLOAD_NAME) or meta.name)
+    """`labels` are what policies select and names are read from."""
+    workload = _common(view, meta, labels, name)
     workload.uid = uid
     workload.name = meta.name
     if is_ip(endpoint.address):
@@ -104,28 +107,43 @@ def _entry_workload(
     workload.service_account = endpoint.service_account
     if endpoint.weight:
         workload.capacity.value = endpoint.weight
-    if endpoint.locality:
-        region, zone, subzone = (*endpoint.locality.split("/", 2), "", "")[:3]
-        workload.locality.CopyFrom(workload_pb2.Locality(region=region, zone=zone, subzone=subzone))
+    if (locality := _locality(endpoint.locality)) is not None:
+        workload.locality.CopyFrom(locality)
     return workload
+
+
+def _set_waypoint(
+    view: View, workload: workload_pb2.Workload, meta: Meta, labels: Mapping[str, str]
+) -> Attachment:
+    """What a waypoint's own instance receives through, or the waypoint in front of any other workload."""
+    tunnel = application_tunnel(view, meta.namespace, labels)
+    if tunnel is not None:
+        workload.application_tunnel.CopyFrom(tunnel)
+    attachment = attach(view, meta, labels, WORKLOAD)
+    if attachment.address is not None:
+        workload.waypoint.CopyFrom(attachment.address)
+    return attachment
 
 
 def workload_entry_workload(view: View, entry: WorkloadEntry) -> tuple[Resource, Attachment]:
     """Healthy unless its status says that a check on the machine failed: nothing is probed from here."""
     meta, endpoint = entry.meta, entry.endpoint
-    labels = {**meta.labels, **endpoint.labels}
+    labels = {**endpoint.labels, **meta.labels}
     uid = f"{view.config.cluster_id}/networking.istio.io/WorkloadEntry/{meta.namespace}/{meta.name}"
-    workload = _entry_workload(view, meta, endpoint, labels, uid)
+    group = meta.annotations.get(names.REGISTRATION_GROUP)
+    name = group if group is not None else labels.get(names.WORKLOAD_NAME, meta.name)
+    workload = _entry_workload(view, meta, endpoint, name, labels, uid)
     workload.status = workload_pb2.HEALTHY if entry.healthy else workload_pb2.UNHEALTHY
     _set_services(workload, workload_entry_services(view, meta.namespace, labels, endpoint.ports))
-    attachment = attach(view, meta, labels, WORKLOAD)
-    if attachment.address is not None:
-        workload.waypoint.CopyFrom(attachment.address)
+    attachment = _set_waypoint(view, workload, meta, labels)
     return workload_resource(workload), attachment
 
 
 def service_entry_workloads(view: View, entry: ServiceEntry) -> Iterator[Resource]:
-    """One per inline endpoint; without endpoints and selector, one per host that DNS has to resolve."""
+    """One per inline endpoint; without endpoints and selector, one per host that DNS has to resolve.
+
+    Policies and names go by the entry's own labels, the waypoint by those of the endpoint.
+    """
     meta = entry.meta
     hosts = owned_hosts(view, entry)
     prefix = f"{view.config.cluster_id}/networking.istio.io/ServiceEntry/{meta.namespace}/{meta.name}"
@@ -135,9 +153,11 @@ def service_entry_workloads(view: View, entry: ServiceEntry) -> Iterator[Resourc
     if not served and entry.selector is None and entry.resolution in _NO_ADDRESS_RESOLUTIONS:
         served = [(Endpoint(host), [host]) for host in hosts if not host.startswith("*")]
     for endpoint, its_hosts in served:
-        labels = {**meta.labels, **endpoint.labels}
-        workload = _entry_workload(view, meta, endpoint, labels, f"{prefix}/{endpoint.address}")
+        uid = f"{prefix}/{endpoint.address}"
+        workload = _entry_workload(view, meta, endpoint, meta.name, meta.labels, uid)
         _set_services(workload, entry_hosts(view, entry, its_hosts, endpoint.ports))
+        if entry.endpoints:
+            _set_waypoint(view, workload, meta, endpoint.labels)
         yield workload_resource(workload)
 
 
@@ -152,22 +172,24 @@ def slice_workloads(view: View, one: EndpointSlice) -> Iterator[Resource]:
     for port in service.ports:
         if port.name in numbers:
             ports.ports.add(service_port=port.port, target_port=numbers[port.name])
+    seen: set[str] = set()
     for endpoint in one.endpoints:
         if endpoint.target is not None and endpoint.target.kind == "Pod":
             continue
-        for address in endpoint.addresses:
-            workload = workload_pb2.Workload(
-                uid=f"{view.config.cluster_id}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{address}",
-                name=name,
-                namespace=namespace,
-                addresses=[packed(address)],
-                network=view.network(),
-                trust_domain=view.config.wire_trust_domain,
-                cluster_id=view.config.cluster_id,
-                workload_type=workload_pb2.POD,
-                workload_name=name,
-                status=workload_pb2.HEALTHY if endpoint.ready else workload_pb2.UNHEALTHY,
-                network_mode=workload_pb2.HOST_NETWORK,
-            )
-            _set_services(workload, {service_name(view, service): ports})
-            yield workload_resource(workload)
+        if not endpoint.addresses or endpoint.addresses[0] in seen:
+            continue
+        seen.add(endpoint.addresses[0])
+        place = f"{namespace}/{name}/{endpoint.addresses[0]}"
+        workload = workload_pb2.Workload(
+            uid=f"{view.config.cluster_id}/discovery.k8s.io/EndpointSlice/{place}",
+            name=name,
+            namespace=namespace,
+            addresses=[packed(address) for address in endpoint.addresses],
+            network=view.network(),
+            trust_domain=view.config.wire_trust_domain,
+            cluster_id=view.config.cluster_id,
+            status=workload_pb2.HEALTHY if endpoint.ready else workload_pb2.UNHEALTHY,
+            network_mode=workload_pb2.HOST_NETWORK,
+        )
+        _set_services(workload, {service_name(view, service): ports})
+        yield workload_resource(workload)

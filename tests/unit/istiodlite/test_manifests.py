@@ -81,7 +81,7 @@ REFUSED = [
     ("quoted target", body("Service", "{ports: [{port: 1, targetPort: '80'}]}"), "remove the quotes"),
     ("service type", body("Service", "{type: Odd}"), "must be one of ClusterIP"),
     ("selector", body("Service", "{selector: {a: 1}}"), "spec.selector.a: must be text"),
-    ("expressions", body("Gateway", "{gatewayClassName: x, listeners: [{name: a, port: 1, protocol: HBONE, allowedRoutes: {namespaces: {selector: {matchExpressions: []}}}}]}"), "use matchLabels"),
+    ("expression without values", body("Gateway", "{gatewayClassName: x, listeners: [{name: a, port: 1, protocol: HBONE, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: In}]}}}}]}"), "In needs at least one"),
     ("gateway address", body("Gateway", "{gatewayClassName: x}") + "status: {addresses: [{value: x}]}", "not an IP"),
     # service entries
     ("no host", body("ServiceEntry", "{}"), "spec.hosts: is missing"),

@@ -299,12 +299,12 @@ PORT_ROWS = [
     (
         "inherited STRICT with an open port",
         [MESH_STRICT, peer("UNSET", name="w", ports="9090: {mode: DISABLE}")],
-        f"groups {{ {NO_IDENTITY} rules {{ matches {{ not_destination_ports: 9090 }} }} }}",
+        f"groups {{ rules {{ matches {{ not_destination_ports: 9090 }} }} {NO_IDENTITY} }}",
     ),
     (
         "inherited STRICT past an UNSET namespace",
         [MESH_STRICT, peer("UNSET"), peer("UNSET", name="w", ports="9090: {mode: PERMISSIVE}")],
-        f"groups {{ {NO_IDENTITY} rules {{ matches {{ not_destination_ports: 9090 }} }} }}",
+        f"groups {{ rules {{ matches {{ not_destination_ports: 9090 }} }} {NO_IDENTITY} }}",
     ),
 ]
 

@@ -118,8 +118,8 @@ spec: {controllerName: istio.io/mesh-controller}
 
 @pytest.mark.parametrize(
     "broken",
-    ["", gateway(addresses="[]"), gateway(class_name="istio")],
-    ids=["missing", "no address", "class"],
+    ["", gateway(addresses="[]")],
+    ids=["missing", "no address"],
 )
 def test_a_waypoint_that_is_not_ready_leaves_traffic_direct_and_says_so(broken: str) -> None:
     texts = [WEB_SERVICE, namespace("istio.io/use-waypoint: wp")] + ([broken] if broken else [])
@@ -186,10 +186,9 @@ def test_an_address_without_host_name_is_used_with_its_network() -> None:
 
 
 def test_pods_and_services_of_a_waypoint_have_none_themselves() -> None:
-    managed = "gateway.istio.io/managed: istio.io-mesh-controller"
     mesh = Mesh(
-        labelled(WEB_POD, managed),
-        labelled(WEB_SERVICE, managed),
+        labelled(WEB_POD, "gateway.networking.k8s.io/gateway-name: wp"),
+        labelled(WEB_SERVICE, "gateway.istio.io/managed: istio.io-mesh-controller"),
         namespace("istio.io/use-waypoint: wp"),
         gateway(labels="istio.io/waypoint-for: all"),
     )
@@ -230,7 +229,46 @@ def test_a_bad_canary_leaves_everything_to_the_primary(texts: list[str], reason:
 
 
 def test_ingress_use_waypoint_of_the_object_beats_the_namespace() -> None:
-    mesh = Mesh(WEB_SERVICE, namespace("istio.io/ingress-use-waypoint: 'true'"))
+    mesh = Mesh(WEB_SERVICE, namespace("istio.io/ingress-use-waypoint: 'true', istio.io/use-waypoint: wp"))
+    assert not mesh.services[WEB_HOST].ingress_use_waypoint, "there is no waypoint yet"
+    mesh.apply(gateway())
     assert mesh.services[WEB_HOST].ingress_use_waypoint
     mesh.apply(labelled(WEB_SERVICE, "istio.io/ingress-use-waypoint: 'false'"))
     assert not mesh.services[WEB_HOST].ingress_use_waypoint
+
+
+def test_a_waypoint_of_another_implementation_is_one() -> None:
+    mesh = Mesh(WEB_SERVICE, namespace("istio.io/use-waypoint: wp"), gateway(class_name="somebody-elses"))
+    assert of_service(mesh) == "wp"
+
+
+@pytest.mark.parametrize(
+    ("expression", "admitted"),
+    [
+        ("{key: team, operator: In, values: [a, b]}", True),
+        ("{key: team, operator: In, values: [b]}", False),
+        ("{key: team, operator: NotIn, values: [b]}", True),
+        ("{key: team, operator: NotIn, values: [a]}", False),
+        ("{key: other, operator: NotIn, values: [a]}", True),
+        ("{key: team, operator: Exists}", True),
+        ("{key: other, operator: Exists}", False),
+        ("{key: team, operator: DoesNotExist}", False),
+        ("{key: other, operator: DoesNotExist}", True),
+    ],
+)
+def test_expressions_of_the_listener_choose_namespaces(expression: str, admitted: bool) -> None:
+    text = f"""
+kind: Gateway
+metadata: {{name: wp, namespace: elsewhere}}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+    - name: mesh
+      port: 15008
+      protocol: HBONE
+      allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchExpressions: [{expression}]}}}}}}
+status: {{addresses: [{{type: Hostname, value: wp.shop.svc.cluster.local}}]}}
+"""
+    labels = "istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: elsewhere, team: a"
+    mesh = Mesh(WEB_SERVICE, namespace(labels), text)
+    assert mesh.services[WEB_HOST].HasField("waypoint") is admitted

@@ -253,6 +253,7 @@ metadata:
   namespace: shop
   annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}
 spec: {gatewayClassName: other, listeners: []}
+status: {addresses: [{value: 10.96.0.9}]}
 """
     pod = WEB_POD.replace("app: web", "app: web, gateway.networking.k8s.io/gateway-name: gw")
     tunnel = web(Mesh(pod, gateway)).application_tunnel
