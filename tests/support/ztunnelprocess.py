@@ -1,0 +1,110 @@
+"""Our node agent as a process of its own, on loopback ports and a cgroup that nobody else is in. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from daemonset.local import linux
+from tests.support.ports import free_port
+from ztunnel.capabilities import cgroup2_mount
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 60.0
+
+
+class ZtunnelProcess:
+    """`environ` are settings of the agent; ports, cgroup and pins are chosen here."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        mount = cgroup2_mount(Path("/proc/mounts").read_text())
+        assert mount is not None
+        self.folder = folder
+        self.log_path = folder / "ztunnel.log"
+        self._cgroup = mount / f"zt-test-{os.getpid()}-{folder.name}"
+        self._pins = folder / "bpf"
+        self._admin, self._ready_port = free_port(), free_port()
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "AMBIENT_CGROUP": str(self._cgroup),
+            "AMBIENT_PIN_DIR": str(self._pins),
+            "ADMIN_PORT": str(self._admin),
+            "READINESS_PORT": str(self._ready_port),
+            "STATS_PORT": str(free_port()),
+            "TERMINATION_GRACE_PERIOD_SECONDS": "2",
+            **environ,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ZtunnelProcess:
+        self._cgroup.mkdir()
+        self._pins.mkdir()
+        linux.mount("bpf", self._pins, "bpf", data="mode=0700")
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        subprocess.run(
+            [sys.executable, "-m", "ztunnel", "cleanup"], env=self._environ, check=True, capture_output=True
+        )
+        linux.unmount(self._pins)
+        self._cgroup.rmdir()
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
+                env=self._environ,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
+
+    def stop(self) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def ready(self) -> bool:
+        try:
+            address = f"http://127.0.0.1:{self._ready_port}/healthz/ready"
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def dump(self) -> Any:
+        """config_dump; None while the agent does not answer."""
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            address = f"http://127.0.0.1:{self._admin}/config_dump"
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                return json.loads(answer.read())
+        return None
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """The first true value of the condition."""
+        assert self.process is not None
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            if value := condition():
+                return value
+            assert self.process.poll() is None, f"the agent ended: {self.log[-3000:]}"
+            time.sleep(0.05)
+        raise AssertionError(f"not within {DEADLINE:g} s: {what}; log: {self.log[-3000:]}")
