@@ -65,8 +65,8 @@ def agent_back(mesh: MixedMesh, node: str) -> Iterator[int]:
     """The agent's process id; afterwards another process has its place and both ways work."""
     pid = mesh.agent_pid(node)
     yield pid
-    wait_for("another agent", lambda: mesh.agent_pid(node) not in (0, pid), 20)
-    wait_for("it is ready", lambda: _ready(mesh, node), 20)
+    wait_for("another agent", lambda: mesh.agent_pid(node) not in (0, pid), 60)
+    wait_for("it is ready", lambda: _ready(mesh, node), 60)
     for source, target in WAYS:
         wait_for(
             f"{source} reaches {target}",

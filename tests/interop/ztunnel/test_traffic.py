@@ -135,7 +135,7 @@ def test_both_count_the_same_connections_and_octets(way: Way) -> None:
         return seen == [expected, expected]
 
     try:
-        wait_for("counters", look, 5)
+        wait_for("counters", look, 60)
     except Exception:
         assert seen == [expected, expected]
 

@@ -33,7 +33,7 @@ class Ticker:
 
     def alive(self) -> bool:
         before = self.echoed
-        wait_for("an echo", lambda: self.end or self.echoed > before + 3, 5)
+        wait_for("an echo", lambda: self.end or self.echoed > before + 3, 60)
         return not self.end
 
     def close(self) -> None:

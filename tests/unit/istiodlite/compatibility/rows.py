@@ -37,7 +37,7 @@ _PRINCIPAL = "cluster.local/ns/shop/sa/other"
 ROWS = (
     # -- Namespace
     Row("Namespace", "metadata.labels[istio.io/use-waypoint]", "waypoint", S, "for all services and workloads"),
-    Row("Namespace", "metadata.labels[istio.io/ingress-use-waypoint]", "true", S),
+    Row("Namespace", "metadata.labels[istio.io/ingress-use-waypoint]", "true", S, "of services with a waypoint"),
     Row("Namespace", "metadata.annotations[networking.istio.io/traffic-distribution]", "PreferClose", S),
     Row("Namespace", "metadata.labels[istio.io/dataplane-mode]", "none", X, "agents and CNI read it, resources do not"),
     Row("Namespace", "metadata.labels[istio-injection]", "enabled", X, "there are no sidecars"),
@@ -84,7 +84,7 @@ ROWS = (
     Row("Service", "metadata.annotations[networking.istio.io/traffic-distribution]", "PreferClose", S),
     Row("Service", "metadata.labels[istio.io/use-waypoint]", "waypoint", S),
     Row("Service", "metadata.labels[istio.io/use-waypoint]", "missing", X, "status condition WaypointBound says why"),
-    Row("Service", "metadata.labels[istio.io/ingress-use-waypoint]", "true", S),
+    Row("Service", "metadata.labels[istio.io/ingress-use-waypoint]", "true", X, "without a waypoint"),
     Row("Service", "spec.sessionAffinity", "ClientIP", X, "as in Istio"),
     Row("Service", "spec.externalIPs", ["192.0.2.7"], X, "as in Istio"),
     Row("Service", "spec.externalTrafficPolicy", "Local", X, "as in Istio"),
@@ -103,7 +103,8 @@ ROWS = (
     Row("ServiceEntry", "spec.endpoints", [], S, "no endpoints"),
     Row("ServiceEntry", "spec.endpoints[0].address", "203.0.113.9", S),
     Row("ServiceEntry", "spec.endpoints[0].ports", {"http": 9000}, S),
-    Row("ServiceEntry", "spec.endpoints[0].labels", {"version": "v7"}, S),
+    Row("ServiceEntry", "spec.endpoints[0].labels", {"version": "v7"}, X, "names are read from the entry's labels"),
+    Row("ServiceEntry", "spec.endpoints[0].labels", {"istio.io/use-waypoint": "workloads"}, S),
     Row("ServiceEntry", "spec.endpoints[0].network", "other", S),
     Row("ServiceEntry", "spec.endpoints[0].locality", "r1/z1", S),
     Row("ServiceEntry", "spec.endpoints[0].weight", 5, S),
@@ -132,11 +133,17 @@ ROWS = (
     Row("WorkloadEntry", "status.conditions", [{"type": "Healthy", "status": "False"}], S),
     Row("WorkloadEntry", "spec.address", "", R),
     # -- Gateway
-    Row("Gateway", "spec.gatewayClassName", "other", S, "no waypoint any more"),
+    Row("Gateway", "spec.gatewayClassName", "other", X, "waypoints of other implementations count"),
     Row("Gateway", "status.addresses", [{"type": "IPAddress", "value": "10.96.7.7"}], S),
     Row("Gateway", "status.addresses", [{"type": "Hostname", "value": "wp.shop.svc.cluster.local"}], S),
     Row("Gateway", "metadata.labels[istio.io/waypoint-for]", "workload", S),
     Row("Gateway", "spec.listeners[0].allowedRoutes", {"namespaces": {"from": "None"}}, S),
+    Row(
+        "Gateway",
+        "spec.listeners[0].allowedRoutes",
+        {"namespaces": {"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}},
+        S,
+    ),
     Row("Gateway", "spec.listeners[0].hostname", "x.example.com", X, "a waypoint serves all hosts of its services"),
     # -- AuthorizationPolicy
     Row("AuthorizationPolicy", "spec.action", "DENY", S),
