@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -145,8 +146,8 @@ class Agent:
         self.store = Store(config.node_name)
         self.metrics = Metrics(str(config.proxy_metadata.get("ISTIO_VERSION", "")) or version)
         self.access_log = AccessLog(writer, as_json=config.log_format == "json")
-        self.flows = Registry(self.metrics.traffic, self.access_log, monotonic=trio.current_time)
-        self.carrier = Carrier(engine, self.flows, monotonic=trio.current_time)
+        self.flows = Registry(self.metrics.traffic, self.access_log)
+        self.carrier = Carrier(engine, self.flows)
         scissors = Scissors(engine, lambda: self.direct)
         self.redecider = Redecider(
             self.flows, scissors, lambda: self.store.snapshot, grace=config.policy_wait
@@ -174,7 +175,7 @@ class Agent:
             enabled=not config.same_node_encryption,
             network=config.network,
             current=lambda: self.store.snapshot,
-            monotonic=trio.current_time,
+            monotonic=time.monotonic,
         )
         # First: the redecider has to find the connections that were begun until now.
         self.store.subscribe(self.direct.changed)

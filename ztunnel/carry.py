@@ -27,7 +27,7 @@ MAX_WAITING = 2_000
 
 class Arrival(NamedTuple):
     """A connection that waits for its verdict. `client` is the peer's address as the engine says it, `started`
-    in monotonic seconds."""
+    in seconds of `time.monotonic()`."""
 
     token: int
     pod: Pod
@@ -51,8 +51,8 @@ def refusal(
 class Carrier:
     """Hands verdicts to the engine and registers their flows; runs what has to wait in tasks."""
 
-    def __init__(self, engine: Engine, flows: Registry, *, monotonic: Callable[[], float]) -> None:
-        self.engine, self.flows, self.now = engine, flows, monotonic
+    def __init__(self, engine: Engine, flows: Registry) -> None:
+        self.engine, self.flows = engine, flows
         self._nursery: trio.Nursery | None = None
         self.waiting = 0
 

@@ -37,12 +37,12 @@ class Inbound:
 
     def arrived(self, event: _Event, pod: Pod) -> None:
         """A plaintext connection or a CONNECT stream waits for its verdict."""
-        now, key = self._carrier.now(), self._key(event)
+        key = self._key(event)
         door = self._doors.get(self._store.snapshot, key) if key is not None else None
         if door is not None and door.pod is pod:
-            self._go(event.token, event.peer, now, door)
+            self._go(event.token, event.peer, event.at, door)
             return
-        arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), now)
+        arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), event.at)
         local = self._local(pod)
         if local is None:
             self._carrier.later(

@@ -68,7 +68,6 @@ class Outbound:
 
     def accepted(self, event: Accepted, pod: Pod) -> None:
         """A captured connection waits for its verdict."""
-        now = self._carrier.now()
         draws = self._draw(), self._draw()
         way = self._ways.get(self._store.snapshot, (pod.tag, event.local), draws)
         if (
@@ -77,9 +76,9 @@ class Outbound:
             and way.enrolled is pod.enrolled
             and (way.identity is None or self._identities.ready(way.identity))
         ):
-            self._go(event.token, event.peer, now, way)
+            self._go(event.token, event.peer, event.at, way)
             return
-        arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), now)
+        arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), event.at)
         source = self._source(pod)
         if source is None:
             self._carrier.later(arrival, Direction.OUTBOUND, functools.partial(self._await_source, arrival))

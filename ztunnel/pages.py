@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class View:
     def connections(self) -> list[dict[str, Any]]:
         """Live connections as of now."""
         self.flows.count(self.engine.counters())
-        return config_dump.connections(self.flows, trio.current_time())
+        return config_dump.connections(self.flows, time.monotonic())
 
     def dump(self) -> dict[str, Any]:
         """Everything the agent holds."""

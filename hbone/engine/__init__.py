@@ -240,8 +240,8 @@ class Engine:
 def _build(raw: tuple[Any, ...]) -> Event:
     kind = raw[0]
     if kind == 0:
-        _, token, tag, listener, peer, local = raw
-        return Accepted(token, tag, _LISTENER_KINDS[listener], peer, local)
+        _, token, tag, listener, peer, local, at = raw
+        return Accepted(token, tag, _LISTENER_KINDS[listener], peer, local, at)
     # Past the constructor, which would take the tuple apart only to put it together again.
     event: Event = tuple.__new__(_EVENT_TYPES[kind], raw[1:])
     return event

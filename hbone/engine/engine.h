@@ -81,6 +81,7 @@ struct engine_event {
     struct engine_event *next;
     enum event_type type;
     uint64_t token, tunnel;
+    uint64_t at; /* nanoseconds of CLOCK_MONOTONIC */
     uint64_t from_client, to_client;
     struct address peer, local;
     uint32_t tag;

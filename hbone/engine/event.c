@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "timer.h"
@@ -51,9 +52,18 @@ static bool is_urgent(enum event_type type)
     return type != EVENT_ESTABLISHED && type != EVENT_CLOSED;
 }
 
+/* Not the round's time: a round may have begun before what it tells of. */
+static uint64_t clock_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 void event_post(struct worker *w, struct engine_event *event)
 {
     event->next = NULL;
+    event->at = clock_now();
     *w->events_tail = event;
     w->events_tail = &event->next;
     w->n_events++;

@@ -2,7 +2,8 @@
 
 A flow is one captured connection or one CONNECT stream. Its life as events, in order:
 `Accepted` or `ConnectRequested`, perhaps `Established`, and exactly one `Closed`.
-`reason_code` indexes `hbone.engine.REASONS`; 0 is "ok".
+`reason_code` indexes `hbone.engine.REASONS`; 0 is "ok". `at` is when it happened, in seconds of `time.monotonic()`:
+events may be taken a little later.
 
 Named tuples: several are made for each connection, and no other immutable record is made as quickly.
 """
@@ -36,6 +37,7 @@ class Accepted(NamedTuple):
     kind: ListenerKind
     peer: Address
     local: Address
+    at: float = 0.0
 
 
 class ConnectRequested(NamedTuple):
@@ -50,6 +52,7 @@ class ConnectRequested(NamedTuple):
     method: str
     authority: str
     headers: Headers
+    at: float = 0.0
 
 
 class Established(NamedTuple):
@@ -78,6 +81,7 @@ class Closed(NamedTuple):
     bytes_from_client: int
     bytes_to_client: int
     established: bool
+    at: float = 0.0
 
 
 class TunnelFailed(NamedTuple):

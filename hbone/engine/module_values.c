@@ -134,19 +134,24 @@ static PyObject *headers_to_tuple(const char *text, unsigned n)
     return tuple;
 }
 
+static double seconds(uint64_t nanoseconds)
+{
+    return (double)nanoseconds / 1e9;
+}
+
 static PyObject *accepted(const struct engine_event *e)
 {
-    return Py_BuildValue("(iKIiNN)", e->type, (unsigned long long)e->token, e->tag, e->kind,
-                         address_to_tuple(&e->peer), address_to_tuple(&e->local));
+    return Py_BuildValue("(iKIiNNd)", e->type, (unsigned long long)e->token, e->tag, e->kind,
+                         address_to_tuple(&e->peer), address_to_tuple(&e->local), seconds(e->at));
 }
 
 static PyObject *connect_requested(const struct engine_event *e)
 {
     const char *identity = e->text, *method = next_text(identity), *authority = next_text(method);
-    return Py_BuildValue("(iKIKNNNNNN)", e->type, (unsigned long long)e->token, e->tag,
+    return Py_BuildValue("(iKIKNNNNNNd)", e->type, (unsigned long long)e->token, e->tag,
                          (unsigned long long)e->tunnel, address_to_tuple(&e->peer), address_to_tuple(&e->local),
                          latin1(identity), latin1(method), latin1(authority),
-                         headers_to_tuple(next_text(authority), e->texts - 3));
+                         headers_to_tuple(next_text(authority), e->texts - 3), seconds(e->at));
 }
 
 static PyObject *established(const struct engine_event *e)
@@ -158,9 +163,9 @@ static PyObject *established(const struct engine_event *e)
 
 static PyObject *closed(const struct engine_event *e)
 {
-    return Py_BuildValue("(iKiiiKKN)", e->type, (unsigned long long)e->token, e->reason, e->status, e->error,
+    return Py_BuildValue("(iKiiiKKNd)", e->type, (unsigned long long)e->token, e->reason, e->status, e->error,
                          (unsigned long long)e->from_client, (unsigned long long)e->to_client,
-                         PyBool_FromLong(e->established));
+                         PyBool_FromLong(e->established), seconds(e->at));
 }
 
 static PyObject *tunnel_failed(const struct engine_event *e)

@@ -139,8 +139,8 @@ class Agent:
         install(LineWriter(2), as_json=False, spec="info")
         access_log = AccessLog(LineWriter(log), as_json=False)
         self.engine = engine
-        self.flows = Registry(Metrics("bench").traffic, access_log, monotonic=trio.current_time)
-        self.carrier = Carrier(engine, self.flows, monotonic=trio.current_time)
+        self.flows = Registry(Metrics("bench").traffic, access_log)
+        self.carrier = Carrier(engine, self.flows)
         self.store = Store(NODE)
         self.pump = Pump(
             engine=engine,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -145,7 +144,7 @@ class LiveConnections:
         snapshot = self._current()
         asking, arriving, *verdicts = _decided(connection, source, target, self._network, snapshot)
         outbound, inbound = (_allowing(verdict, connection) for verdict in verdicts)
-        started = self._now() - (time.monotonic_ns() - connection.began) / 1e9
+        started = connection.began / 1e9
         client, asked = asking.peer, _address(connection.asked)
         backend = _address(connection.ends.server)
         flows = (
@@ -249,7 +248,9 @@ class LiveConnections:
         established = live.client is not None and live.client.established
         if established:
             self._flows.established(Established(flow.token, None, None, None, ()))
-        self._flows.closed(Closed(flow.token, reason_code(reason.value), 0, 0, up, down, established))
+        self._flows.closed(
+            Closed(flow.token, reason_code(reason.value), 0, 0, up, down, established, self._now())
+        )
 
     def _drop(self, live: _Live) -> None:
         del self._by_cookie[live.connection.cookie]

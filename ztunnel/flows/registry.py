@@ -6,7 +6,7 @@ either the decision saw it, or the re-decision finds the flow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 from hbone.engine import REASONS, Address, Closed, Established
@@ -61,7 +61,7 @@ class Shared:
 
 
 class Flow:
-    """One live connection. `started` in monotonic seconds; bytes as last told by the engine.
+    """One live connection. `started` in seconds of `time.monotonic()`; bytes as last told by the engine.
 
     `client` is the peer's address as the engine says it. `verdict` and `connection` begin as the shared ones and
     are replaced when it is decided again. `depends`: facts whose change makes that happen. `cut` is the verdict
@@ -123,8 +123,8 @@ class Flow:
 class Registry:
     """All live flows by token, and by what they depend on. Use from the trio thread only."""
 
-    def __init__(self, traffic: Traffic, access_log: AccessLog, *, monotonic: Callable[[], float]) -> None:
-        self._traffic, self._access_log, self._now = traffic, access_log, monotonic
+    def __init__(self, traffic: Traffic, access_log: AccessLog) -> None:
+        self._traffic, self._access_log = traffic, access_log
         self._facets = Facets(traffic)
         self._flows: dict[int, Flow] = {}
         self._groups: dict[frozenset[Key], set[int]] = {}
@@ -210,12 +210,12 @@ class Registry:
         flow.count(event.bytes_from_client, event.bytes_to_client)
         flow.established = flow.established or event.established
         if not event.reason_code and flow.verdict.reason is Reason.OK:
-            self._ended_well(flow)
+            self._ended_well(flow, event.at)
         else:
             self._ended(flow, event)
         return flow
 
-    def _ended_well(self, flow: Flow) -> None:
+    def _ended_well(self, flow: Flow, at: float) -> None:
         shared = flow.shared
         shared.facet.opened.closed += 1
         if not shared.line:
@@ -223,8 +223,7 @@ class Registry:
         mine, theirs = flow.from_client, flow.to_client
         if flow.verdict.direction is not Direction.OUTBOUND:
             mine, theirs = theirs, mine
-        duration = self._now() - flow.started
-        self._access_log.finished(shared.line, peer_text(flow.client), mine, theirs, duration)
+        self._access_log.finished(shared.line, peer_text(flow.client), mine, theirs, at - flow.started)
 
     def _ended(self, flow: Flow, event: Closed) -> None:
         reason, detail = _ending(flow, event)
@@ -234,7 +233,7 @@ class Registry:
             final.failed += 1
         if reason is not Reason.OK:
             self._traffic.refused(reason, flow.direction)
-        self._access_log.complete(_record(flow, reason, detail, self._now() - flow.started))
+        self._access_log.complete(_record(flow, reason, detail, event.at - flow.started))
 
     def _group(self, flow: Flow, depends: frozenset[Key]) -> None:
         flow.depends = depends

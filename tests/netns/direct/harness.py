@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -65,12 +66,12 @@ class Agent:
         self.store = Store(NODE)
         traffic = Traffic()
         self.log = log = AccessLog(writer, as_json=False)
-        self.flows = Registry(traffic, log, monotonic=trio.current_time)
+        self.flows = Registry(traffic, log)
         scissors = Scissors(NoEngine(), lambda: self.keeper)
         self.redecider = Redecider(self.flows, scissors, lambda: self.store.snapshot)
         self.keeper = Keeper(
             capture.direct, pods, self.flows, log, enabled=True, network="",
-            current=lambda: self.store.snapshot, monotonic=trio.current_time,
+            current=lambda: self.store.snapshot, monotonic=time.monotonic,
         )  # fmt: skip
         self.told = trio.Event()
         self.store.subscribe(self.keeper.changed)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -33,7 +34,7 @@ def test_accepted_names_both_ends_and_bytes_pass(start_host: StartHost, start_ap
     app = start_app(echo, ip)
     host = start_host(plain_to(app.address))
     entry = host.listen(ListenerKind.INBOUND, tag=5, host=ip)
-    payload = pattern(3_000_000, 1)
+    payload, before = pattern(3_000_000, 1), time.monotonic()
     with dial(entry) as sock:
         mine = sock.getsockname()[:2]
         assert exchange(sock, payload) == payload
@@ -48,7 +49,8 @@ def test_accepted_names_both_ends_and_bytes_pass(start_host: StartHost, start_ap
     assert established.remote == app.address
     assert established.peer_identity is None
     (closed,) = host.wait(Closed)
-    assert closed == Closed(accepted.token, 0, 0, 0, len(payload), len(payload), True)
+    assert closed == Closed(accepted.token, 0, 0, 0, len(payload), len(payload), True, closed.at)
+    assert before <= accepted.at <= closed.at <= time.monotonic()
 
 
 def engine_side(mine: socket.socket) -> socket.socket:

@@ -69,8 +69,8 @@ class Bench:
         self.writer = LineWriter(write)
         self._write = write
         access_log = AccessLog(self.writer, as_json=False)
-        self.flows = Registry(self.metrics.traffic, access_log, monotonic=trio.current_time)
-        self.carrier = Carrier(engine, self.flows, monotonic=trio.current_time)
+        self.flows = Registry(self.metrics.traffic, access_log)
+        self.carrier = Carrier(engine, self.flows)
         self.redecider = Redecider(self.flows, engine, lambda: self.store.snapshot)
         self.store.subscribe(self.redecider.changed)
         self.identities = Identities()
