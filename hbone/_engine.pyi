@@ -50,6 +50,33 @@ class Core:
         /,
     ) -> None: ...
     def refuse(self, token: int, reason_code: int, status: int, /) -> None: ...
+    def keep_plain(
+        self,
+        whom: tuple[Any, ...],
+        ip: str,
+        port: int,
+        netns: int,
+        source_ip: str | None,
+        mark: int,
+        /,
+    ) -> int: ...
+    def keep_tunnel(
+        self,
+        whom: tuple[Any, ...],
+        ip: str,
+        port: int,
+        netns: int,
+        identity: int,
+        sans: tuple[str, ...],
+        authority: str,
+        headers: tuple[tuple[str, str], ...],
+        varying: bytes,
+        texts: int,
+        mark: int,
+        /,
+    ) -> int: ...
+    def forget(self) -> int: ...
+    def epoch(self) -> int: ...
     def flush(self) -> None: ...
     def cut(self, token: int, reason_code: int, /) -> None: ...
     def drain(self, tag: int, /) -> None: ...

@@ -25,6 +25,7 @@ from hbone.svid import Svid
 from istiodlite.api.discovery_pb2 import Node
 from ztunnel import http1, pages, telemetry
 from ztunnel.accesslog import AccessLog
+from ztunnel.admit import Verdicts
 from ztunnel.capabilities import cgroup2_mount, missing_capabilities
 from ztunnel.carry import Carrier
 from ztunnel.config import Config, Endpoint
@@ -143,7 +144,7 @@ class Agent:
         self, config: Config, *, capture: Capture, engine: Engine, writer: LineWriter, version: str
     ) -> None:
         self.config, self.capture, self.engine, self.version = config, capture, engine, version
-        self.store = Store(config.node_name)
+        self.store = Store(config.node_name, before_change=engine.forget)
         self.metrics = Metrics(str(config.proxy_metadata.get("ISTIO_VERSION", "")) or version)
         self.access_log = AccessLog(writer, as_json=config.log_format == "json")
         self.flows = Registry(self.metrics.traffic, self.access_log)
@@ -151,6 +152,9 @@ class Agent:
         scissors = Scissors(engine, lambda: self.direct)
         self.redecider = Redecider(
             self.flows, scissors, lambda: self.store.snapshot, grace=config.policy_wait
+        )
+        self.verdicts = Verdicts(
+            engine, self.flows, lambda: self.store.snapshot, self.redecider.again, engine.config.workers
         )
         self.xds = self._xds()
         self.identities = self._identities()
@@ -203,6 +207,7 @@ class Agent:
     def _pump(self) -> Pump:
         outbound = Outbound(
             carrier=self.carrier,
+            verdicts=self.verdicts,
             store=self.store,
             identities=self.identities,
             config=self.config,
@@ -213,7 +218,10 @@ class Agent:
             engine=self.engine,
             pods=self.pods,
             outbound=outbound,
-            inbound=Inbound(carrier=self.carrier, store=self.store, config=self.config),
+            inbound=Inbound(
+                carrier=self.carrier, verdicts=self.verdicts, store=self.store, config=self.config
+            ),
+            verdicts=self.verdicts,
             flows=self.flows,
             access_log=self.access_log,
         )

@@ -10,9 +10,11 @@ from typing import NamedTuple, TypeAlias
 from ebpf.marks import ONWARD_MARK
 from hbone.connect import parse_headers
 from hbone.engine import Accepted, Address, ConnectRequested, Headers
+from hbone.engine import Kept as Keeping
 from hbone.reasons import Reason
 from hbone.spiffe import SpiffeError, SpiffeId
 from ztunnel.addresses import ip_text, socket_address
+from ztunnel.admit import Verdicts
 from ztunnel.carry import Arrival, Carrier, refusal
 from ztunnel.config import Config
 from ztunnel.decide.cache import Kept
@@ -31,8 +33,8 @@ _Event: TypeAlias = Accepted | ConnectRequested
 class Inbound:
     """Verdicts for connections that arrive at pods."""
 
-    def __init__(self, *, carrier: Carrier, store: Store, config: Config) -> None:
-        self._carrier, self._store, self._config = carrier, store, config
+    def __init__(self, *, carrier: Carrier, verdicts: Verdicts, store: Store, config: Config) -> None:
+        self._carrier, self._verdicts, self._store, self._config = carrier, verdicts, store, config
         self._doors: Kept[_Door] = Kept()
 
     def arrived(self, event: _Event, pod: Pod) -> None:
@@ -41,6 +43,7 @@ class Inbound:
         door = self._doors.get(self._store.snapshot, key) if key is not None else None
         if door is not None and door.pod is pod:
             self._go(event.token, event.peer, event.at, door)
+            self._verdicts.offer(door.shared, functools.partial(self._keep, event, door))
             return
         arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), event.at)
         local = self._local(pod)
@@ -146,6 +149,19 @@ class Inbound:
         source = door.source_ip
         self._carrier.engine.connect_plain(
             token,
+            door.destination,
+            netns=door.pod.netns,
+            source_ip=source,
+            mark=ONWARD_MARK if source is not None else 0,
+        )
+
+    def _keep(self, event: _Event, door: _Door, number: int, epoch: int) -> Keeping:
+        """Let the engine open this door by itself. Its key of a connection is finer than ours, `_key`."""
+        source = door.source_ip
+        return self._carrier.engine.keep_plain(
+            event,
+            number,
+            epoch,
             door.destination,
             netns=door.pod.netns,
             source_ip=source,

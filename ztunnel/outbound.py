@@ -13,14 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from hbone.connect import SocketAddress, format_traceparent, parse_authority
-from hbone.engine import Accepted, Address
+from hbone.engine import CLIENT, RANDOM, Accepted, Address, Headers
+from hbone.engine import Kept as Keeping
 from hbone.reasons import Reason
 from hbone.spiffe import SpiffeId
 from ztunnel.addresses import ip_text, peer_text, socket_address
+from ztunnel.admit import Verdicts
 from ztunnel.carry import Arrival, Carrier, refusal
 from ztunnel.config import Config
 from ztunnel.decide.balance import NotedDraw
-from ztunnel.decide.cache import Kept
+from ztunnel.decide.cache import Kept, without_choice
 from ztunnel.decide.labels import baggage_of
 from ztunnel.decide.model import Direction, OutboundConnection, Passthrough, Route, Tunnel, Verdict
 from ztunnel.decide.outbound import decide_outbound
@@ -53,6 +55,7 @@ class Outbound:
         self,
         *,
         carrier: Carrier,
+        verdicts: Verdicts,
         store: Store,
         identities: _Identities,
         config: Config,
@@ -63,6 +66,7 @@ class Outbound:
     ) -> None:
         """`ask` is set when state comes on demand; `resolve` looks up host names of workloads."""
         self._carrier, self._store, self._identities, self._config = carrier, store, identities, config
+        self._verdicts = verdicts
         self._ways: Kept[_Way] = Kept()
         self._ask, self._resolve, self._draw, self._random_bytes = ask, resolve, draw, random_bytes
 
@@ -77,6 +81,8 @@ class Outbound:
             and (way.identity is None or self._identities.ready(way.identity))
         ):
             self._go(event.token, event.peer, event.at, way)
+            if way.lasting:
+                self._verdicts.offer(way.shared, functools.partial(self._keep, event, way))
             return
         arrival = Arrival(event.token, pod, event.peer, socket_address(event.local), event.at)
         source = self._source(pod)
@@ -123,6 +129,7 @@ class Outbound:
         # What was resolved, or asked for, is not in the key.
         if way is not None and not resolved and not (verdict.needs and self._ask is not None):
             key = arrival.pod.tag, (ip_text(arrival.destination.ip), arrival.destination.port)
+            way.lasting = without_choice((waypoint, endpoint))
             self._ways.put(snapshot, key, way, (waypoint, endpoint))
 
     async def _await_facts(self, arrival: Arrival, source: Workload, verdict: Verdict) -> None:
@@ -180,11 +187,24 @@ class Outbound:
             identity=self._identities.number(way.identity),
             sans=way.sans,
             authority=way.authority,
-            headers=(
-                way.baggage,
-                ("forwarded", f'for="{peer_text(client)}"{way.asked}'),
-                ("traceparent", format_traceparent(random[:16], random[16:])),
-            ),
+            headers=_headers(way, peer_text(client), format_traceparent(random[:16], random[16:])),
+        )
+
+    def _keep(self, event: Accepted, way: _Way, number: int, epoch: int) -> Keeping:
+        """Let the engine send the next ones this way by itself."""
+        engine = self._carrier.engine
+        if way.identity is None:
+            return engine.keep_plain(event, number, epoch, way.destination, netns=way.pod.netns)
+        return engine.keep_tunnel(
+            event,
+            number,
+            epoch,
+            way.destination,
+            netns=way.pod.netns,
+            identity=self._identities.number(way.identity),
+            sans=way.sans,
+            authority=way.authority,
+            headers=_headers(way, CLIENT, f"00-{RANDOM}{RANDOM}-{RANDOM}-00"),
         )
 
 
@@ -192,7 +212,7 @@ class _Way:
     """Where connections of one pod to one destination go, with all the engine and the peer are told of them.
 
     Good for as long as the snapshot, the pod and what it was enrolled with are the same objects. `identity` is
-    None for a way without a tunnel.
+    None for a way without a tunnel. `lasting`: every connection of the pod to the destination goes this way.
     """
 
     __slots__ = (
@@ -202,6 +222,7 @@ class _Way:
         "destination",
         "enrolled",
         "identity",
+        "lasting",
         "pod",
         "sans",
         "shared",
@@ -213,12 +234,18 @@ class _Way:
         self.pod, self.enrolled, self.shared = pod, pod.enrolled, shared
         self.destination: Address = (ip_text(action.destination.ip), action.destination.port)
         self.identity: SpiffeId | None = None
+        self.lasting = False
         if isinstance(action, Tunnel):
             service = shared.verdict.ends.service
             self.identity = connection.source.identity
             self.sans, self.authority = action.sans, action.authority
             self.baggage = ("baggage", str(baggage_of(connection.source)))
             self.asked = f";host={service.hostname}" if service is not None and service.hostname else ""
+
+
+def _headers(way: _Way, client: str, traceparent: str) -> Headers:
+    """What a CONNECT says besides where it goes."""
+    return (way.baggage, ("forwarded", f'for="{client}"{way.asked}'), ("traceparent", traceparent))
 
 
 def _to_itself(pod: Pod, verdict: Verdict, tunnel: Tunnel) -> Verdict:

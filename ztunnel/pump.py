@@ -15,18 +15,22 @@ import trio
 from hbone.engine import (
     REASONS,
     Accepted,
+    Admitted,
     Closed,
     ConnectRequested,
     Defect,
     Engine,
     Established,
     Event,
+    Finished,
+    Forgotten,
     ListenerKind,
     TunnelFailed,
     reason_code,
 )
 from hbone.reasons import Reason
 from ztunnel.accesslog import AccessLog
+from ztunnel.admit import Verdicts
 from ztunnel.enrol.pods import Pods
 from ztunnel.flows.registry import Registry
 from ztunnel.inbound import Inbound
@@ -50,6 +54,7 @@ class Pump:
         pods: Pods,
         outbound: Outbound,
         inbound: Inbound,
+        verdicts: Verdicts,
         flows: Registry,
         access_log: AccessLog,
     ) -> None:
@@ -60,6 +65,9 @@ class Pump:
             ConnectRequested: self._arrived,
             Established: flows.established,
             Closed: flows.closed,
+            Admitted: verdicts.admitted,
+            Finished: verdicts.finished,
+            Forgotten: verdicts.forgotten,
             TunnelFailed: self._tunnel_failed,
             Defect: self._defect,
         }

@@ -26,8 +26,10 @@ Subscriber: TypeAlias = Callable[[Changes, Snapshot], None]
 class Store:
     """The current snapshot and who wants to know of changes. Use from the trio thread only."""
 
-    def __init__(self, node: str = "") -> None:
+    def __init__(self, node: str = "", *, before_change: Callable[[], object] = lambda: None) -> None:
+        """`before_change` is called before another snapshot is in force: what rests on this one ends there."""
         self.snapshot = Snapshot.empty(node)
+        self._before_change = before_change
         self._subscribers: list[Subscriber] = []
         self._pending: frozenset[Key] = frozenset()
         self._wake = trio.Event()
@@ -41,11 +43,13 @@ class Store:
         """Replace the snapshot; subscribers hear of it at the next turn of run(). One caller at a time."""
         size = len(update.workloads) + len(update.services) + len(update.policies)
         if size < _LARGE:
-            self.snapshot, changes = self.snapshot.apply(update)
+            snapshot, changes = self.snapshot.apply(update)
         else:
-            self.snapshot, changes = await trio.to_thread.run_sync(self.snapshot.apply, update)
+            snapshot, changes = await trio.to_thread.run_sync(self.snapshot.apply, update)
         if not changes.keys:
             return
+        self._before_change()
+        self.snapshot = snapshot
         self._pending |= changes.keys
         self._wake.set()
         self._changed.set()

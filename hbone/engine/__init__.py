@@ -27,6 +27,9 @@ through a pair of local sockets, and every such flow counts twice in `flows_live
 The C core (`engine.h`) compiles without Python; `state.h` explains its structures.
 """
 
+import enum
+import errno
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,11 +38,14 @@ from hbone.engine.config import EngineConfig
 from hbone.engine.events import (
     Accepted,
     Address,
+    Admitted,
     Closed,
     ConnectRequested,
     Defect,
     Established,
     Event,
+    Finished,
+    Forgotten,
     Headers,
     ListenerKind,
     TunnelClosed,
@@ -49,9 +55,12 @@ from hbone.engine.events import (
 from hbone.reasons import Reason
 
 __all__ = [
+    "CLIENT",
+    "RANDOM",
     "REASONS",
     "Accepted",
     "Address",
+    "Admitted",
     "Closed",
     "ConnectRequested",
     "Defect",
@@ -59,7 +68,10 @@ __all__ = [
     "EngineConfig",
     "Established",
     "Event",
+    "Finished",
+    "Forgotten",
     "Headers",
+    "Kept",
     "ListenerKind",
     "TunnelClosed",
     "TunnelFailed",
@@ -74,6 +86,28 @@ _CODES = {slug: code for code, slug in enumerate(REASONS)}
 
 _LISTENER_KINDS = tuple(ListenerKind)
 
+CLIENT = "\x01"
+"""In a kept verdict's header value: the client's `address:port`, IPv6 in brackets."""
+RANDOM = "\x02"
+"""In a kept verdict's header value: 16 random hexadecimal digits, not all of them 0."""
+
+_PLACES = frozenset((CLIENT, RANDOM))
+
+
+class Kept(enum.IntEnum):
+    """What became of a verdict that was to be kept."""
+
+    YES = 0
+    STALE = errno.ESTALE
+    """Another epoch has begun, or what it leads to is gone."""
+    FULL = errno.ENOSPC
+    """There are `max_verdicts`: forget them all, or do without."""
+    THERE = errno.EEXIST
+    """There is one for these connections."""
+    NO_KEY = errno.EINVAL
+    """Such connections are asked about every time: a field is too long or there twice. Or none are kept at all (`max_verdicts` 0)."""
+
+
 _EVENT_TYPES: tuple[type[Event], ...] = (
     Accepted,
     ConnectRequested,
@@ -83,6 +117,9 @@ _EVENT_TYPES: tuple[type[Event], ...] = (
     TunnelOpened,
     TunnelClosed,
     Defect,
+    Admitted,
+    Finished,
+    Forgotten,
 )
 
 
@@ -206,6 +243,72 @@ class Engine:
         """Verdict: no. A captured connection is reset; a CONNECT stream is answered with `status`."""
         self._core.refuse(token, reason_code, status)
 
+    def keep_plain(
+        self,
+        event: Accepted | ConnectRequested,
+        number: int,
+        epoch: int,
+        destination: Address,
+        *,
+        netns: int,
+        source_ip: str | None = None,
+        mark: int = 0,
+    ) -> Kept:
+        """From now on give this verdict to every connection like the event's, without asking; arguments as those of
+        `connect_plain`. Each one is told of afterwards by `Admitted` or `Finished`, with `number`.
+
+        Like it are, captured, those with the same tag, kind and local address, on the way in also the same peer
+        IP; of CONNECT streams, those with the same tag, local address, peer IP and identity, authority, and the same
+        header fields baggage, x-forwarded-network and forwarded, the latter without the `for` it begins with.
+        On nothing else may the verdict rest. `epoch` is that in which it was made.
+        """
+        whom = _whom(event, number, epoch)
+        return Kept(self._core.keep_plain(whom, destination[0], destination[1], netns, source_ip, mark))
+
+    def keep_tunnel(
+        self,
+        event: Accepted | ConnectRequested,
+        number: int,
+        epoch: int,
+        destination: Address,
+        *,
+        netns: int,
+        identity: int,
+        sans: Sequence[str],
+        authority: str,
+        headers: Sequence[tuple[str, str]],
+        mark: int = 0,
+    ) -> Kept:
+        """As `keep_plain`, for `connect_tunnel`. In header values `CLIENT` stands for the client's address and port,
+        `RANDOM` for 16 random hexadecimal digits."""
+        fixed = list(itertools.takewhile(lambda field: not _PLACES.intersection(field[1]), headers))
+        varying = [text for field in headers[len(fixed) :] for text in field]
+        return Kept(
+            self._core.keep_tunnel(
+                _whom(event, number, epoch),
+                destination[0],
+                destination[1],
+                netns,
+                identity,
+                tuple(sorted(set(sans))),
+                authority,
+                tuple(fixed),
+                _texts(varying),
+                len(varying),
+                mark,
+            )
+        )
+
+    def forget(self) -> int:
+        """Forget all kept verdicts and begin another epoch, whose number it returns. When it returns, none is given
+        any more; `Forgotten` of every worker says when none of them is told of any more. Identities, namespaces
+        and drains do the same when they change."""
+        return self._core.forget()
+
+    def epoch(self) -> int:
+        """The current epoch: ask before deciding, and keep with it."""
+        return self._core.epoch()
+
     def flush(self) -> None:
         """Hand the verdicts given since the last flush to the workers."""
         self._core.flush()
@@ -235,6 +338,19 @@ class Engine:
         """Reset everything that is live and join the workers; idempotent. `take` still returns the
         remaining events, among them a `Closed` for every live token. `event_fd` is closed."""
         self._core.stop()
+
+
+def _texts(texts: Sequence[str]) -> bytes:
+    return b"".join(text.encode("latin-1") + b"\0" for text in texts)
+
+
+def _whom(event: Accepted | ConnectRequested, number: int, epoch: int) -> tuple[Any, ...]:
+    if isinstance(event, Accepted):
+        return number, epoch, int(event.kind), event.tag, *event.local, event.peer[0], b"", b"", b"", 0
+    fields = _texts([text for field in event.headers for text in field])
+    identity, authority = event.peer_identity.encode("latin-1"), event.authority.encode("latin-1")
+    kind, count = int(ListenerKind.HBONE), len(event.headers)
+    return number, epoch, kind, event.tag, *event.local, event.peer[0], identity, authority, fields, count
 
 
 def _build(raw: tuple[Any, ...]) -> Event:

@@ -14,6 +14,7 @@ enum command_type {
     COMMAND_DRAIN,
     COMMAND_ADOPT, /* a connection another worker accepted */
     COMMAND_LEAVE, /* a namespace was removed: do not stay in it */
+    COMMAND_FORGOTTEN, /* kept verdicts up to epoch `token` are given no more: tell the owner */
     COMMAND_REVOKE, /* lists have changed: look at every tunnel */
     COMMAND_RETIRE, /* an identity was replaced: close its idle tunnels */
     COMMAND_STOP,
@@ -46,6 +47,8 @@ struct command *command_new(enum command_type type);
 void command_free(struct command *c);
 
 struct route *route_new(const struct address *destination, size_t bytes);
+/* From what the owner asks for (engine.c). NULL without memory. */
+struct route *route_of_request(struct engine *e, const struct engine_tunnel_request *q);
 void route_free(struct route *r);
 static inline const uint8_t *route_block(const struct route *r)
 {

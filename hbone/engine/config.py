@@ -17,8 +17,9 @@ class EngineConfig:
     long again without one, or when the peer has said GOAWAY, it is tried on another tunnel.
     `cut_expired` ends open tunnels when a certificate of the peer's chain expires; Istio's ztunnel does not,
     and neither do we by default: a new handshake is where certificates are judged.
-    `event_hold` is how long `Established` and `Closed`, which nobody waits for, may stay without a signal, so that
-    one look at the events finds more of them; 0 signals each at once. `take` always gives everything there is.
+    `event_hold` is how long events that nobody waits for (`Established`, `Closed`, `Admitted`) may stay with a
+    worker, so that one look at the events finds more of them; 0 signals each at once.
+    `max_verdicts` bounds what `Engine.keep_plain` and `keep_tunnel` keep.
     """
 
     workers: int = 2
@@ -26,6 +27,7 @@ class EngineConfig:
     max_tunnels: int = 50_000
     max_handshakes: int = 2_000
     max_events: int = 65_536
+    max_verdicts: int = 10_000
     event_hold: float = 0.0
 
     stream_window: int = 1 * MIB

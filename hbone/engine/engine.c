@@ -10,6 +10,7 @@
 #include "flow_table.h"
 #include "registry.h"
 #include "state.h"
+#include "verdict.h"
 #include "worker.h"
 
 const char *const engine_reasons[REASON_COUNT] = {
@@ -56,6 +57,7 @@ struct engine *engine_start(const struct engine_config *config)
     }
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->counters_lock, NULL);
+    verdicts_init(&e->verdicts);
     e->revocation = revocation_new();
     int error = !e->revocation ? -ENOMEM : event_queue_init(&e->events) ? start_workers(e) : -errno;
     if (!error)
@@ -93,6 +95,7 @@ void engine_stop(struct engine *e)
     for (unsigned i = 0; i < e->n_workers; i++)
         worker_close(&e->workers[i]); /* counters stay readable until engine_free */
     close_event_fd(&e->events);
+    engine_forget(e); /* and let go of what verdicts hold */
     pthread_mutex_lock(&e->lock);
     registry_drop(e);
     pthread_mutex_unlock(&e->lock);
@@ -104,6 +107,7 @@ void engine_free(struct engine *e)
     for (unsigned i = 0; i < e->n_workers; i++)
         worker_free(&e->workers[i]);
     event_queue_free(&e->events);
+    verdicts_free(&e->verdicts);
     revocation_free(e->revocation);
     pthread_mutex_destroy(&e->lock);
     pthread_mutex_destroy(&e->counters_lock);
@@ -156,27 +160,35 @@ int engine_connect_plain(struct engine *e, uint64_t token, const struct address 
     return post_to_flow(e, token, c, false);
 }
 
-int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *q)
+struct route *route_of_request(struct engine *e, const struct engine_tunnel_request *q)
 {
     size_t sans_size = 0;
     for (size_t i = 0; i < q->n_sans; i++)
         sans_size += strlen(q->sans[i]) + 1;
-    struct command *c = command_new(COMMAND_TUNNEL);
-    if (!c || !(c->route = route_new(&q->destination, sans_size + q->block_size))) {
-        free(c);
-        return -ENOMEM;
-    }
-    struct route *r = c->route;
+    struct route *r = route_new(&q->destination, sans_size + q->block_size);
+    if (!r)
+        return NULL;
     char *p = r->bytes;
     for (size_t i = 0; i < q->n_sans; i++)
         p = stpcpy(p, q->sans[i]) + 1;
-    memcpy(p, q->block, q->block_size);
+    if (q->block_size)
+        memcpy(p, q->block, q->block_size);
     r->n_sans = q->n_sans;
     r->sans_size = sans_size;
     r->block_size = q->block_size;
     r->mark = q->mark;
     r->identity = registry_identity(e, q->identity);
     set_netns(e, r, q->netns);
+    return r;
+}
+
+int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *q)
+{
+    struct command *c = command_new(COMMAND_TUNNEL);
+    if (!c || !(c->route = route_of_request(e, q))) {
+        free(c);
+        return -ENOMEM;
+    }
     return post_to_flow(e, q->token, c, false);
 }
 
@@ -222,12 +234,17 @@ size_t engine_counters(struct engine *e, struct engine_counter *out, size_t room
 size_t engine_stats(struct engine *e, struct engine_stat *out, size_t room)
 {
     size_t n = 0, lists, stale;
+    pthread_mutex_lock(&e->verdicts.lock);
+    uint64_t kept = atomic_load(&e->verdicts.n), forgotten = e->verdicts.forgotten;
+    pthread_mutex_unlock(&e->verdicts.lock);
     revocation_count(e->revocation, &lists, &stale);
     struct engine_stat gauges[] = {
         {"flows_live", atomic_load(&e->n_flows)},
         {"tunnels_live", atomic_load(&e->n_tunnels)},
         {"handshakes_live", atomic_load(&e->n_handshakes)},
         {"events_waiting", atomic_load(&e->events.size)},
+        {"verdicts_kept", kept},
+        {"verdicts_forgotten", forgotten},
         {"crls", lists},
         {"crls_stale", stale},
     };

@@ -25,6 +25,7 @@ struct engine;
     X(max_tunnels, 1, 50000, 1, 1 << 24)                                                           \
     X(max_handshakes, 1, 2000, 1, 1 << 20)                                                         \
     X(max_events, 1, 65536, 16, 1 << 24)                                                           \
+    X(max_verdicts, 1, 10000, 0, 1 << 20)                                                          \
     X(event_hold, 1000, 0, 0, 1)                                                                   \
     X(stream_window, 1, 1 << 20, 1024, 1 << 30)                                                    \
     X(stream_window_max, 1, 4 << 20, 1024, 1 << 30)                                                \
@@ -70,6 +71,9 @@ enum event_type {
     EVENT_TUNNEL_OPENED,
     EVENT_TUNNEL_CLOSED,
     EVENT_DEFECT,
+    EVENT_ADMITTED,
+    EVENT_FINISHED,
+    EVENT_FORGOTTEN,
 };
 
 /* One event. Which fields mean something depends on the type, as in hbone/engine/events.py. `text` holds
@@ -81,7 +85,9 @@ struct engine_event {
     struct engine_event *next;
     enum event_type type;
     uint64_t token, tunnel;
-    uint64_t at; /* nanoseconds of CLOCK_MONOTONIC */
+    uint64_t at, ended; /* nanoseconds of CLOCK_MONOTONIC */
+    uint64_t verdict;   /* ADMITTED, FINISHED: its number; FORGOTTEN: the last epoch that is over */
+    struct flow *flow;  /* the worker's, until it hands the event over */
     uint64_t from_client, to_client;
     struct address peer, local;
     uint32_t tag;
@@ -93,6 +99,8 @@ struct engine_event {
     char text[];
 };
 
+enum { BLOCK_LARGEST = 16000 }; /* an encoded header block: fits the smallest SETTINGS_MAX_FRAME_SIZE */
+
 struct engine_tunnel_request {
     uint64_t token;
     struct address destination;
@@ -103,6 +111,22 @@ struct engine_tunnel_request {
     size_t n_sans;
     const uint8_t *block; /* encoded header block: hpack_encode_* */
     size_t block_size;
+};
+
+/* A verdict to be kept, and the key of the connections it is for; see verdict.h. */
+struct engine_kept {
+    uint64_t number, epoch;
+    enum listener_kind kind;
+    uint32_t tag;
+    struct address local, peer;
+    const char *identity, *authority; /* CONNECT */
+    const char *fields;               /* its fields: name, value, ..., each NUL-terminated */
+    unsigned n_fields;
+    bool tunnel;
+    struct engine_tunnel_request request; /* token unused; plain: destination, netns and mark */
+    struct address source;                /* plain */
+    const char *varying; /* the tunnel's header fields behind the block: see template.h */
+    unsigned n_varying;  /* texts */
 };
 
 struct engine_counter {
@@ -148,6 +172,13 @@ int engine_connect_plain(struct engine *e, uint64_t token, const struct address 
 int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *request);
 int engine_refuse(struct engine *e, uint64_t token, unsigned reason, unsigned status);
 void engine_flush(struct engine *e);
+
+/* Lets the engine give a verdict by itself. 0, or -ESTALE: the epoch is over; -ENOSPC: there are max_verdicts;
+ * -EEXIST: there is one; -EINVAL: such a connection has no key. */
+int engine_keep(struct engine *e, const struct engine_kept *kept);
+/* Forgets all kept verdicts. When it returns none of them is given any more. The epoch that begins. */
+uint64_t engine_forget(struct engine *e);
+uint64_t engine_epoch(struct engine *e);
 
 int engine_cut(struct engine *e, uint64_t token, unsigned reason);
 int engine_drain(struct engine *e, uint32_t tag);

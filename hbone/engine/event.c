@@ -49,11 +49,12 @@ void engine_event_free(struct engine_event *event)
 /* Somebody waits for the answer to an arrival. How a flow goes on or ended is only noted down. */
 static bool is_urgent(enum event_type type)
 {
-    return type != EVENT_ESTABLISHED && type != EVENT_CLOSED;
+    return type == EVENT_ACCEPTED || type == EVENT_CONNECT_REQUESTED || type == EVENT_TUNNEL_FAILED ||
+           type == EVENT_TUNNEL_OPENED || type == EVENT_TUNNEL_CLOSED || type == EVENT_DEFECT;
 }
 
 /* Not the round's time: a round may have begun before what it tells of. */
-static uint64_t clock_now(void)
+uint64_t event_clock(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -63,11 +64,18 @@ static uint64_t clock_now(void)
 void event_post(struct worker *w, struct engine_event *event)
 {
     event->next = NULL;
-    event->at = clock_now();
+    event->at = event_clock();
     *w->events_tail = event;
     w->events_tail = &event->next;
     w->n_events++;
     w->urgent_events |= is_urgent(event->type);
+}
+
+void event_forgotten(struct worker *w, uint64_t epoch)
+{
+    struct engine_event *event = event_new(EVENT_FORGOTTEN, NULL, 0, NULL, 0);
+    event->verdict = epoch;
+    event_post(w, event);
 }
 
 static void signal_owner(struct event_queue *q)
@@ -80,22 +88,30 @@ static void signal_owner(struct event_queue *q)
     (void)written; /* can only fail when it is readable already */
 }
 
+static bool may_wait(struct worker *w)
+{
+    uint64_t hold = w->engine->config.event_hold;
+    if (w->urgent_events || w->n_events >= HELD_MAX || !hold || w->stopping)
+        return false;
+    return w->events_timer.index || timer_set(&w->timers, &w->events_timer, w->now + hold);
+}
+
 void event_hand_over(struct worker *w)
 {
     struct event_queue *q = &w->engine->events;
-    uint64_t hold = w->engine->config.event_hold;
-    if (!w->events)
+    if (!w->events || may_wait(w))
         return;
+    for (struct engine_event *event = w->events; event; event = event->next) {
+        if (event->flow)
+            event->flow->admitted = NULL;
+        event->flow = NULL;
+    }
     pthread_mutex_lock(&q->lock);
     *q->tail = w->events;
     q->tail = w->events_tail;
-    unsigned waiting = atomic_fetch_add(&q->size, w->n_events) + w->n_events;
-    if (w->urgent_events || waiting >= HELD_MAX || !hold || w->stopping)
-        signal_owner(q);
-    bool held = !q->signalled;
+    atomic_fetch_add(&q->size, w->n_events);
+    signal_owner(q);
     pthread_mutex_unlock(&q->lock);
-    if (held && !w->events_timer.index && !timer_set(&w->timers, &w->events_timer, w->now + hold))
-        event_release(w);
     w->events = NULL;
     w->events_tail = &w->events;
     w->n_events = 0;
@@ -104,11 +120,7 @@ void event_hand_over(struct worker *w)
 
 void event_release(struct worker *w)
 {
-    struct event_queue *q = &w->engine->events;
-    pthread_mutex_lock(&q->lock);
-    if (q->head)
-        signal_owner(q);
-    pthread_mutex_unlock(&q->lock);
+    w->urgent_events = true;
 }
 
 bool event_may_tell(struct worker *w)

@@ -1,7 +1,7 @@
 """What the engine tells its owner, as values.
 
 A flow is one captured connection or one CONNECT stream. Its life as events, in order:
-`Accepted` or `ConnectRequested`, perhaps `Established`, and exactly one `Closed`.
+`Accepted`, `ConnectRequested` or `Admitted`, perhaps `Established`, and exactly one `Closed`; or `Finished` alone.
 `reason_code` indexes `hbone.engine.REASONS`; 0 is "ok". `at` is when it happened, in seconds of `time.monotonic()`:
 events may be taken a little later.
 
@@ -120,6 +120,51 @@ class Defect(NamedTuple):
     detail: str
 
 
+class Admitted(NamedTuple):
+    """A connection went the way of a kept verdict, `verdict` being its number; `peer` as in `Accepted`. In the place
+    of `Accepted` or `ConnectRequested`, and of `Established` if that had happened already. `Closed` follows."""
+
+    token: int
+    verdict: int
+    tag: int
+    peer: Address
+    at: float
+    established: bool
+
+
+class Finished(NamedTuple):
+    """`Admitted` and `Closed` in one: a short connection. `at` is its beginning, `ended` its end."""
+
+    token: int
+    verdict: int
+    tag: int
+    peer: Address
+    at: float
+    reason_code: int
+    status: int
+    errno: int
+    bytes_from_client: int
+    bytes_to_client: int
+    established: bool
+    ended: float
+
+
+class Forgotten(NamedTuple):
+    """One worker will name no verdict any more that was kept in `epoch` or before. Each worker says so."""
+
+    epoch: int
+
+
 Event: TypeAlias = (
-    Accepted | ConnectRequested | Established | Closed | TunnelFailed | TunnelOpened | TunnelClosed | Defect
+    Accepted
+    | ConnectRequested
+    | Established
+    | Closed
+    | TunnelFailed
+    | TunnelOpened
+    | TunnelClosed
+    | Defect
+    | Admitted
+    | Finished
+    | Forgotten
 )

@@ -52,11 +52,27 @@ static struct flow *flow_new(struct worker *w, unsigned kind, uint32_t tag)
     return f;
 }
 
+/* A flow of a kept verdict whose beginning was not told yet has one event for both. */
+static struct engine_event *end_event(struct flow *f)
+{
+    struct engine_event *event = f->admitted;
+    if (event) {
+        event->type = EVENT_FINISHED;
+        event->ended = event_clock();
+        event->flow = NULL;
+        f->admitted = NULL;
+        return event;
+    }
+    event = event_new(EVENT_CLOSED, NULL, 0, NULL, 0);
+    event_post(f->worker, event);
+    return event;
+}
+
 static void announce_end(struct flow *f, unsigned reason, int error)
 {
     if (f->hidden)
         return;
-    struct engine_event *event = event_new(EVENT_CLOSED, NULL, 0, NULL, 0);
+    struct engine_event *event = end_event(f);
     event->token = f->token;
     event->reason = (uint16_t)reason;
     event->status = f->status;
@@ -64,7 +80,6 @@ static void announce_end(struct flow *f, unsigned reason, int error)
     event->from_client = stat_get(&f->slot->from_client);
     event->to_client = stat_get(&f->slot->to_client);
     event->established = f->established;
-    event_post(f->worker, event);
 }
 
 /* Everything but the announcement. The memory lives until the end of the round: events may point at it. */
@@ -166,12 +181,18 @@ void flow_accepted(struct worker *w, int fd, const struct listener *l, const str
             flow_bury(f);
         return;
     }
+    struct address local;
+    struct verdict_key key;
+    address_of_socket(&local, NULL, fd);
+    verdict_key_captured(&key, l->kind, l->tag, &local, peer);
+    if (flow_by_kept_verdict(f, &key, peer))
+        return;
     struct engine_event *event = event_new(EVENT_ACCEPTED, NULL, 0, NULL, 0);
     event->token = f->token;
     event->tag = l->tag;
     event->kind = (uint8_t)l->kind;
     event->peer = *peer;
-    address_of_socket(&event->local, NULL, fd);
+    event->local = local;
     event_post(w, event);
 }
 
@@ -268,6 +289,40 @@ void flow_connect_tunnel(struct flow *f, struct command *c)
         submit_twin(f, c);
 }
 
+/* The owner hears of it afterwards. */
+static void admit(struct flow *f, const struct verdict *v, const struct address *client)
+{
+    struct engine_event *event = event_new(EVENT_ADMITTED, NULL, 0, NULL, 0);
+    event->token = f->token;
+    event->tag = f->tag;
+    event->verdict = v->number;
+    event->peer = *client;
+    event->flow = f;
+    f->admitted = event;
+    event_post(f->worker, event);
+}
+
+bool flow_by_kept_verdict(struct flow *f, const struct verdict_key *key, const struct address *client)
+{
+    struct verdict *v = verdict_find(f->worker, key);
+    struct command c = {.route = NULL, .source = {.family = AF_UNSPEC}};
+    if (!v)
+        return false;
+    admit(f, v, client);
+    if (!v->tunnel) {
+        c.route = v->route;
+        c.source = v->source;
+        flow_connect_plain(f, &c);
+    } else if ((c.route = verdict_route(v, f->worker, client))) {
+        flow_connect_tunnel(f, &c);
+        route_free(c.route);
+    } else {
+        flow_abort(f, REASON_internal, ENOMEM, H2_CANCEL);
+    }
+    verdict_unref(v);
+    return true;
+}
+
 void flow_refuse(struct flow *f, unsigned reason, unsigned status)
 {
     if (f->state != FLOW_DECIDING)
@@ -305,7 +360,9 @@ void flow_established(struct flow *f, const struct header_list *headers)
     f->established = true;
     if (!f->doomed)
         timer_clear(&f->worker->timers, &f->timer);
-    if (!f->hidden)
+    if (f->admitted)
+        f->admitted->established = true;
+    else if (!f->hidden)
         announce_established(f, headers);
     else if (f->twin)
         plain_connected(&f->twin->onward, headers);

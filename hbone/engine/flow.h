@@ -4,11 +4,15 @@
 
 #include "command.h"
 #include "state.h"
+#include "verdict.h"
 
 /* A captured connection was accepted. Takes the descriptor. */
 void flow_accepted(struct worker *w, int fd, const struct listener *l, const struct address *peer);
 /* A CONNECT stream of a server tunnel; NULL when it cannot be taken. Not yet announced. */
 struct flow *flow_of_stream(struct tunnel *t, uint32_t id);
+
+/* Goes the way of a kept verdict, if there is one for the key; the flow may be over then. */
+bool flow_by_kept_verdict(struct flow *f, const struct verdict_key *key, const struct address *client);
 
 /* Verdicts. */
 void flow_connect_plain(struct flow *f, const struct command *c);

@@ -89,8 +89,12 @@ static bool new_request(struct tunnel *t, uint32_t stream, bool ended)
     struct flow *f = flow_of_stream(t, stream);
     if (!f)
         return refuse_stream(t, stream, ended, false);
-    announce(f, t, list, &r);
-    if (ended)
+    struct verdict_key key;
+    verdict_key_request(&key, t->tag, &t->local, &t->peer, t->peer_identity, &r.authority,
+                        list->fields + r.first_field, list->n - r.first_field);
+    if (!flow_by_kept_verdict(f, &key, &t->peer))
+        announce(f, t, list, &r);
+    if (ended && flow_alive(f))
         stream_ended(f);
     return tunnel_alive(t);
 }

@@ -9,13 +9,12 @@
 #include "engine.h"
 #include "machine.h"
 #include "module_values.h"
+#include "module_verdicts.h"
 
 struct core {
     PyObject_HEAD
     struct engine *engine;
 };
-
-enum { BLOCK_LARGEST = 16000 }; /* fits the smallest SETTINGS_MAX_FRAME_SIZE */
 
 static struct engine *engine_of(PyObject *self)
 {
@@ -302,6 +301,28 @@ static PyObject *core_cut(PyObject *self, PyObject *args)
     return none_or_error(engine_cut(engine_of(self), token, reason));
 }
 
+static PyObject *core_keep_plain(PyObject *self, PyObject *args)
+{
+    return keep_plain(engine_of(self), args);
+}
+
+static PyObject *core_keep_tunnel(PyObject *self, PyObject *args)
+{
+    return keep_tunnel(engine_of(self), args);
+}
+
+static PyObject *core_forget(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(engine_forget(engine_of(self)));
+}
+
+static PyObject *core_epoch(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(engine_epoch(engine_of(self)));
+}
+
 static PyObject *core_flush(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -335,6 +356,10 @@ static PyMethodDef core_methods[] = {
     {"connect_plain", core_connect_plain, METH_VARARGS, NULL},
     {"connect_tunnel", core_connect_tunnel, METH_VARARGS, NULL},
     {"refuse", core_refuse, METH_VARARGS, NULL},
+    {"keep_plain", core_keep_plain, METH_VARARGS, NULL},
+    {"keep_tunnel", core_keep_tunnel, METH_VARARGS, NULL},
+    {"forget", core_forget, METH_NOARGS, NULL},
+    {"epoch", core_epoch, METH_NOARGS, NULL},
     {"cut", core_cut, METH_VARARGS, NULL},
     {"flush", core_flush, METH_NOARGS, NULL},
     {"drain", core_drain, METH_VARARGS, NULL},

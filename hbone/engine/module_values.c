@@ -168,6 +168,25 @@ static PyObject *closed(const struct engine_event *e)
                          PyBool_FromLong(e->established), seconds(e->at));
 }
 
+static PyObject *admitted(const struct engine_event *e)
+{
+    return Py_BuildValue("(iKKINdN)", e->type, (unsigned long long)e->token, (unsigned long long)e->verdict, e->tag,
+                         address_to_tuple(&e->peer), seconds(e->at), PyBool_FromLong(e->established));
+}
+
+static PyObject *finished(const struct engine_event *e)
+{
+    return Py_BuildValue("(iKKINdiiiKKNd)", e->type, (unsigned long long)e->token, (unsigned long long)e->verdict,
+                         e->tag, address_to_tuple(&e->peer), seconds(e->at), e->reason, e->status, e->error,
+                         (unsigned long long)e->from_client, (unsigned long long)e->to_client,
+                         PyBool_FromLong(e->established), seconds(e->ended));
+}
+
+static PyObject *forgotten(const struct engine_event *e)
+{
+    return Py_BuildValue("(iK)", e->type, (unsigned long long)e->verdict);
+}
+
 static PyObject *tunnel_failed(const struct engine_event *e)
 {
     return Py_BuildValue("(iINNiN)", e->type, e->tag, address_to_tuple(&e->peer), PyBool_FromLong(e->inbound),
@@ -197,6 +216,8 @@ PyObject *event_to_tuple(const struct engine_event *event)
         [EVENT_ESTABLISHED] = established,     [EVENT_CLOSED] = closed,
         [EVENT_TUNNEL_FAILED] = tunnel_failed, [EVENT_TUNNEL_OPENED] = tunnel_opened,
         [EVENT_TUNNEL_CLOSED] = tunnel_closed, [EVENT_DEFECT] = defect,
+        [EVENT_ADMITTED] = admitted,           [EVENT_FINISHED] = finished,
+        [EVENT_FORGOTTEN] = forgotten,
     };
     return convert[event->type](event);
 }

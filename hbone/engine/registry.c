@@ -74,6 +74,7 @@ void engine_remove_netns(struct engine *e, int netns)
         mailbox_post(&e->workers[i], c, true);
     }
     netns_unref(n);
+    engine_forget(e);
 }
 
 struct netns *registry_netns(struct engine *e, int handle)
@@ -171,6 +172,7 @@ int engine_drain(struct engine *e, uint32_t tag)
 {
     int error = post_all(e, COMMAND_DRAIN, NULL, tag, false);
     close_listeners(e, tag, false);
+    engine_forget(e);
     return error;
 }
 
@@ -178,6 +180,7 @@ int engine_drain_all(struct engine *e)
 {
     int error = post_all(e, COMMAND_DRAIN, NULL, 0, true);
     close_listeners(e, 0, true);
+    engine_forget(e);
     return error;
 }
 
@@ -226,6 +229,7 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
         *place = made;
     }
     pthread_mutex_unlock(&e->lock);
+    engine_forget(e); /* kept verdicts lead to tunnels of the old one */
     retire(e, old, place != NULL);
     return 0;
 }
@@ -255,6 +259,7 @@ void engine_drop_identity(struct engine *e, uint32_t identity)
         }
     bool running = !e->stopped;
     pthread_mutex_unlock(&e->lock);
+    engine_forget(e);
     retire(e, old, running);
 }
 

@@ -136,6 +136,7 @@ struct flow {
     struct route *route;
     struct pool_entry *entry; /* FLOW_POOLED */
     struct gather *gather;
+    struct engine_event *admitted; /* of a kept verdict, while this worker holds it */
 };
 
 /* One entry of a worker's flow table. Never freed while the engine lives, so that counters can be read. */
@@ -275,6 +276,16 @@ struct flow_table {
     struct slot *free;
 };
 
+enum { VERDICT_BUCKETS = 4096 };
+
+/* Those that the engine gives by itself. */
+struct verdicts {
+    pthread_mutex_t lock;
+    struct verdict *buckets[VERDICT_BUCKETS];
+    _Atomic size_t n;
+    uint64_t epoch, forgotten;
+};
+
 struct worker {
     struct engine *engine;
     unsigned index;
@@ -308,6 +319,7 @@ struct worker {
     bool urgent_events;        /* the owner has to hear of them at once */
     struct timer events_timer; /* when it hears of the others */
     uint64_t told_second, told; /* failures and defects */
+    uint64_t random; /* template.c's */
     _Atomic uint32_t load; /* flows and tunnels */
     struct stats stats;
 };
@@ -336,6 +348,7 @@ struct engine {
     bool stopped;
     pthread_mutex_t counters_lock;
     struct event_queue events;
+    struct verdicts verdicts;
     struct revocation *revocation;
     atomic_uint n_flows, n_tunnels, n_handshakes;
     _Atomic uint64_t next_tunnel;

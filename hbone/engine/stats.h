@@ -29,6 +29,8 @@
     X(streams_refused)                                                                             \
     X(bad_requests)                                                                                \
     X(stale_tokens)                                                                                \
+    X(verdict_hits)                                                                                \
+    X(verdict_misses)                                                                              \
     X(netns_failures)                                                                              \
     X(records_in)                                                                                  \
     X(records_out)                                                                                 \

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -114,6 +115,9 @@ static void run_command(struct worker *w, struct command *c)
         break;
     case COMMAND_LEAVE:
         dial_leave(w, c->netns);
+        break;
+    case COMMAND_FORGOTTEN:
+        event_forgotten(w, c->token);
         break;
     case COMMAND_REVOKE:
         check_revoked(w);
@@ -319,6 +323,8 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->trim_timer.kind = TIMER_TRIM;
     w->events_timer.kind = TIMER_EVENTS;
     w->events_tail = &w->events;
+    if (getrandom(&w->random, sizeof w->random, 0) < 0)
+        return -errno;
     init_lists(w);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -29,10 +29,12 @@ from tests.bench.mesh_state import NODE, build
 from tests.bench.namespace import CLIENT, SERVER
 from tests.bench.testbed import HBONE_PORT, SERVER_ADDRESS, SERVER_PORT
 from ztunnel.accesslog import AccessLog
+from ztunnel.admit import Verdicts
 from ztunnel.carry import Carrier
 from ztunnel.config import Config, load
 from ztunnel.enrol.pods import Pod, Pods
 from ztunnel.enrol.settings import CaptureSettings
+from ztunnel.flows.redecide import Redecider
 from ztunnel.flows.registry import Registry
 from ztunnel.inbound import Inbound
 from ztunnel.logs import LineWriter, install
@@ -86,7 +88,8 @@ def make_engine(options: argparse.Namespace) -> tuple[Engine, int]:
         "event_hold": EVENT_HOLD,
     }
     engine = (
-        ColdEngine(EngineConfig(pool_idle_timeout=COLD_POOL_IDLE_S, **settings))
+        # Kept verdicts would not pass by `connect_tunnel`, and what counts here is the tunnel.
+        ColdEngine(EngineConfig(pool_idle_timeout=COLD_POOL_IDLE_S, max_verdicts=0, **settings))
         if options.cold
         else Engine(EngineConfig(**settings))
     )
@@ -141,14 +144,24 @@ class Agent:
         self.engine = engine
         self.flows = Registry(Metrics("bench").traffic, access_log)
         self.carrier = Carrier(engine, self.flows)
-        self.store = Store(NODE)
+        self.store = Store(NODE, before_change=engine.forget)
+        self.redecider = Redecider(self.flows, engine, lambda: self.store.snapshot)
+        self.store.subscribe(self.redecider.changed)
+        verdicts = Verdicts(
+            engine, self.flows, lambda: self.store.snapshot, self.redecider.again, engine.config.workers
+        )
         self.pump = Pump(
             engine=engine,
             pods=cast(Pods, OnePod(make_pod(side, netns))),
             outbound=Outbound(
-                carrier=self.carrier, store=self.store, identities=OneIdentity(), config=config
+                carrier=self.carrier,
+                verdicts=verdicts,
+                store=self.store,
+                identities=OneIdentity(),
+                config=config,
             ),
-            inbound=Inbound(carrier=self.carrier, store=self.store, config=config),
+            inbound=Inbound(carrier=self.carrier, verdicts=verdicts, store=self.store, config=config),
+            verdicts=verdicts,
             flows=self.flows,
             access_log=access_log,
         )
@@ -157,7 +170,7 @@ class Agent:
         """State first, then for ever."""
         await self.store.apply(build())
         async with trio.open_nursery() as nursery:
-            for part in (self.store.run, self.carrier.run, self.pump.run, self._count):
+            for part in (self.store.run, self.carrier.run, self.redecider.run, self.pump.run, self._count):
                 nursery.start_soon(part)
             ready.set()
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from ztunnel.decide.balance import NotedDraw, weighted
 from ztunnel.state.snapshot import Snapshot
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "without_choice"]
 
 _LIMIT = 10_000
 
@@ -65,6 +65,11 @@ class Kept(Generic[V]):
                 fork = place[at] = _Fork(which, weights)
             place, at = fork.branches, index
         place[at] = value
+
+
+def without_choice(draws: Sequence[NotedDraw]) -> bool:
+    """Whether other draws would have led to the same."""
+    return not _choices(draws)
 
 
 def _choices(draws: Sequence[NotedDraw]) -> list[tuple[int, Sequence[int], int | None]]:

@@ -55,6 +55,7 @@ class _Engine(Protocol):
     def listen(self, fd: int, kind: ListenerKind, netns: int, tag: int, identity: int = 0) -> int: ...
     def unlisten(self, listener: int) -> None: ...
     def drain(self, tag: int) -> None: ...
+    def forget(self) -> int: ...
 
 
 class _Identities(Protocol):
@@ -206,6 +207,7 @@ class Pods:
             _log.warning("capture not brought up to date", extra=fields(pod=name, error=str(error)))
             return f"{name} stays captured as before: {error}"
         if enrolled is not None:
+            self._engine.forget()  # verdicts that rest on the old addresses
             pod.enrolled = enrolled
             shown = ",".join(str(address) for address in pod.addresses)
             _log.info(

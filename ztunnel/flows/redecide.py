@@ -57,6 +57,11 @@ class Redecider:
         if self._waiting:
             self._wake.set()
 
+    def again(self, flow: Flow) -> None:
+        """Note one flow: what it rests on may have changed before it was registered."""
+        self._waiting[flow.token] = flow
+        self._wake.set()
+
     async def run(self) -> None:
         """Work until cancelled."""
         while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-from hbone.engine import REASONS, Address, Closed, Established
+from hbone.engine import REASONS, Address, Closed, Established, Finished
 from hbone.reasons import Reason
 from ztunnel.accesslog import AccessLog, AccessRecord
 from ztunnel.addresses import ip_text, peer_text, socket_address, socket_text
@@ -215,11 +215,28 @@ class Registry:
             self._ended(flow, event)
         return flow
 
+    def passed(self, shared: Shared, event: Finished) -> None:
+        """A connection of a verdict that has come, ended well and gone: as `admit` and `closed`, in one."""
+        series = shared.facet.opened
+        series.opened += 1
+        series.closed += 1
+        up, down = event.bytes_from_client, event.bytes_to_client
+        series.received += up
+        series.sent += down
+        if not shared.line:
+            shared.line = self._line(Flow(event.token, event.peer, event.at, shared))
+        if shared.verdict.direction is not Direction.OUTBOUND:
+            up, down = down, up
+        self._access_log.finished(shared.line, peer_text(event.peer), up, down, event.ended - event.at)
+
+    def _line(self, flow: Flow) -> str:
+        return self._access_log.template(_record(flow, Reason.OK, "", 0.0))
+
     def _ended_well(self, flow: Flow, at: float) -> None:
         shared = flow.shared
         shared.facet.opened.closed += 1
         if not shared.line:
-            shared.line = self._access_log.template(_record(flow, Reason.OK, "", 0.0))
+            shared.line = self._line(flow)
         mine, theirs = flow.from_client, flow.to_client
         if flow.verdict.direction is not Direction.OUTBOUND:
             mine, theirs = theirs, mine

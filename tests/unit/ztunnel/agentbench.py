@@ -13,6 +13,7 @@ from hbone.engine import REASONS, Accepted, Closed, ConnectRequested, Engine, Es
 from hbone.spiffe import SpiffeId
 from tests.unit.ztunnel.doubles import FakeCapture, Recorder
 from ztunnel.accesslog import AccessLog
+from ztunnel.admit import Verdicts
 from ztunnel.carry import Carrier
 from ztunnel.config import load
 from ztunnel.enrol.pods import Pod, Pods
@@ -60,7 +61,13 @@ class Bench:
         self.config = load({"NODE_NAME": "n1", "NETWORK": "net1", **environ})
         self.events: list[Event] = []
         self.engine = Recorder(
-            Engine, add_netns=lambda **_: 7, listen=lambda **_: 1, take=self._take, counters=[], stats={}
+            Engine,
+            add_netns=lambda **_: 7,
+            listen=lambda **_: 1,
+            take=self._take,
+            counters=[],
+            stats={},
+            epoch=0,
         )
         engine: Any = self.engine
         self.store = Store("n1")
@@ -73,6 +80,7 @@ class Bench:
         self.carrier = Carrier(engine, self.flows)
         self.redecider = Redecider(self.flows, engine, lambda: self.store.snapshot)
         self.store.subscribe(self.redecider.changed)
+        self.verdicts = Verdicts(engine, self.flows, lambda: self.store.snapshot, self.redecider.again, 1)
         self.identities = Identities()
         self.addresses: tuple[Any, ...] = ()
         holder: Any = Recorder(IdentityManager, hold=lambda **_: 1)
@@ -88,6 +96,7 @@ class Bench:
         self.draw = 0.0
         outbound = Outbound(
             carrier=self.carrier,
+            verdicts=self.verdicts,
             store=self.store,
             identities=self.identities,
             config=self.config,
@@ -95,12 +104,13 @@ class Bench:
             draw=lambda: self.draw,
             random_bytes=lambda count: b"\x01" * count,
         )
-        inbound = Inbound(carrier=self.carrier, store=self.store, config=self.config)
+        inbound = Inbound(carrier=self.carrier, verdicts=self.verdicts, store=self.store, config=self.config)
         self.pump = Pump(
             engine=engine,
             pods=self.pods,
             outbound=outbound,
             inbound=inbound,
+            verdicts=self.verdicts,
             flows=self.flows,
             access_log=access_log,
         )

@@ -1,0 +1,112 @@
+/* Kept verdicts for CPython: arguments in, a number out. */
+#include "module_verdicts.h"
+
+#include <errno.h>
+
+#include "message.h"
+#include "module_values.h"
+#include "template.h"
+
+/* (number, epoch, kind, tag, local IP, local port, peer IP, peer identity, authority, fields, how many texts) */
+static bool subject(PyObject *tuple, struct engine_kept *k)
+{
+    unsigned long long number, epoch;
+    const char *local, *peer;
+    unsigned port;
+    int kind;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(tuple, "KKiIsIsyyy#I;whom a verdict is for", &number, &epoch, &kind, &k->tag, &local, &port,
+                          &peer, &k->identity, &k->authority, &k->fields, &size, &k->n_fields) ||
+        !address_from_text(&k->local, local, port) || !address_from_text(&k->peer, peer, 0))
+        return false;
+    if (kind < LISTENER_OUTBOUND || kind > LISTENER_HBONE) {
+        PyErr_Format(PyExc_ValueError, "unknown kind of listener: %d", kind);
+        return false;
+    }
+    k->number = number;
+    k->epoch = epoch;
+    k->kind = kind;
+    return true;
+}
+
+/* 0, or why it was not kept; an exception without memory. */
+static PyObject *kept_or_errno(int error)
+{
+    if (error == -ENOMEM)
+        return PyErr_NoMemory();
+    return PyLong_FromLong(-error);
+}
+
+PyObject *keep_plain(struct engine *e, PyObject *args)
+{
+    struct engine_kept k = {.varying = ""};
+    PyObject *whom;
+    const char *ip, *source_ip;
+    unsigned port;
+    if (!PyArg_ParseTuple(args, "O!sIizI", &PyTuple_Type, &whom, &ip, &port, &k.request.netns, &source_ip,
+                          &k.request.mark) ||
+        !subject(whom, &k) || !address_from_text(&k.request.destination, ip, port) ||
+        (source_ip && !address_from_text(&k.source, source_ip, 0)))
+        return NULL;
+    return kept_or_errno(engine_keep(e, &k));
+}
+
+static bool valid_varying(const char *name, const char *value)
+{
+    char plain[4096];
+    size_t size = strlen(value);
+    if (size > sizeof plain)
+        return false;
+    for (size_t i = 0; i < size; i++)
+        plain[i] = template_varies(value + i, 1) ? 'x' : value[i];
+    return message_field_valid(name, strlen(name), plain, size);
+}
+
+/* Every field may be sent, and all of them fit, whoever the client is. */
+static bool check_varying(const struct engine_kept *k, uint8_t block[BLOCK_LARGEST])
+{
+    struct address longest = {.family = AF_INET6, .port = 65535};
+    uint64_t random = 1;
+    size_t size = k->request.block_size;
+    const char *text = k->varying;
+    memset(longest.ip, 0xff, sizeof longest.ip);
+    for (unsigned i = 0; i < k->n_varying; i += 2) {
+        const char *value = text + strlen(text) + 1;
+        if (!valid_varying(text, value)) {
+            PyErr_Format(PyExc_ValueError, "header cannot be sent: %s", text);
+            return false;
+        }
+        text = value + strlen(value) + 1;
+    }
+    if (template_encode(block, &size, BLOCK_LARGEST, k->varying, k->n_varying, &longest, &random))
+        return true;
+    PyErr_SetString(PyExc_ValueError, "headers cannot be sent: more than 16000 bytes in all");
+    return false;
+}
+
+PyObject *keep_tunnel(struct engine *e, PyObject *args)
+{
+    struct engine_kept k = {.tunnel = true};
+    struct engine_tunnel_request *q = &k.request;
+    PyObject *whom, *sans, *headers;
+    const char *ip, *authority;
+    Py_ssize_t authority_size, varying_size;
+    unsigned port;
+    uint8_t block[BLOCK_LARGEST];
+    if (!PyArg_ParseTuple(args, "O!sIiIO!s#O!y#II", &PyTuple_Type, &whom, &ip, &port, &q->netns, &q->identity,
+                          &PyTuple_Type, &sans, &authority, &authority_size, &PyTuple_Type, &headers, &k.varying,
+                          &varying_size, &k.n_varying, &q->mark) ||
+        !subject(whom, &k) || !address_from_text(&q->destination, ip, port) ||
+        !encode_request(block, &q->block_size, sizeof block, authority, authority_size, headers) ||
+        !check_varying(&k, block))
+        return NULL;
+    const char **texts = texts_from_tuple(sans);
+    if (!texts)
+        return NULL;
+    q->block = block;
+    q->sans = texts;
+    q->n_sans = (size_t)PyTuple_GET_SIZE(sans);
+    int error = engine_keep(e, &k);
+    PyMem_Free(texts);
+    return kept_or_errno(error);
+}
