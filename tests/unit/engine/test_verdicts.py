@@ -30,7 +30,17 @@ from hbone.engine import (
 )
 from tests.support.pki import Authority
 from tests.support.ports import wait_until
-from tests.unit.engine.conftest import CLIENT_URI, App, Host, Mesh, dial, echo, exchange, split_authority
+from tests.unit.engine.conftest import (
+    CLIENT_URI,
+    App,
+    Host,
+    Mesh,
+    dial,
+    echo,
+    exchange,
+    expect_reset,
+    split_authority,
+)
 
 StartMesh = Callable[..., Mesh]
 StartHost = Callable[..., Host]
@@ -306,8 +316,7 @@ def test_a_kept_way_that_leads_nowhere_ends_with_its_reason(
         assert exchange(sock, b"1") == b"1"
     engine = host.engine
     engine.keep_plain(host.wait(Accepted)[0], NUMBER, engine.epoch(), ("127.0.0.1", 1), netns=0)
-    with dial(entry) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    expect_reset(entry)
 
     def ends() -> list[int]:
         return [e.reason_code for kind in (Closed, Finished) for e in host.all(kind)]
