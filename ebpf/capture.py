@@ -259,6 +259,22 @@ class Capture:
         return True
 
     @_one_at_a_time
+    def handed_over(self) -> bool:
+        """Whether another agent serves a pod that this process enrolled: a successor has come."""
+        return any(
+            record is None or not self._ledger.hands_over_to(record, pod.listeners)
+            for record, pod in ((self._ledger.records.get(pod.cookie), pod) for pod in self._pods.values())
+        )
+
+    @_one_at_a_time
+    def let_go(self, pod: EnrolledPod) -> None:
+        """Give up this process's hold on a pod: listeners and namespace. It stays captured, for a successor."""
+        mine = self._pods.pop(pod.cookie, None)
+        if mine is not None:
+            mine.close()
+            os.close(mine.network.netns_fd)
+
+    @_one_at_a_time
     def prune(self, keep: Collection[EnrolledPod]) -> list[int]:
         """Forget every pod that is not in `keep` (a former agent's); returns the slots given back.
 
@@ -308,10 +324,8 @@ class Capture:
             self._finish(pod)
         if self._agent is not None:
             bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._agent))
-        for pod in self._pods.values():
-            pod.close()
-            os.close(pod.network.netns_fd)
-        self._pods.clear()
+        for pod in list(self._pods.values()):
+            self.let_go(pod)
         self._kernel.close()
 
     @staticmethod

@@ -79,6 +79,16 @@ class Ledger:
             else:
                 bpf.map_update(self._kernel.maps["listeners"], key, maps.u64(dns.of(kind).fileno()))
 
+    def hands_over_to(self, record: PodRecord, listeners: Listeners) -> bool:
+        """Whether the kernel still gives the pod's connections to these; False if another agent has come."""
+        if self._now(record) is None:
+            return False
+        fd = self._kernel.maps["listeners"]
+        wanted = {kind: maps.u64(cookie) for kind, cookie in listeners.cookies().items()}
+        return all(
+            bpf.map_lookup(fd, maps.listener_key(record.slot, kind), 8) == raw for kind, raw in wanted.items()
+        )
+
     def set_entries(self, name: str, slot: int, wanted: Mapping[bytes, bytes]) -> None:
         """Make a pod's part of `addresses` or `exempt` just this."""
         fd = self._kernel.maps[name]
@@ -113,9 +123,8 @@ class Ledger:
 
     def is_leaving(self, record: PodRecord) -> bool:
         """As the kernel has it: another agent may have enrolled the pod again, or finished it."""
-        raw = bpf.map_lookup(self._kernel.maps["slots"], maps.u32(record.slot), 24)
-        now = PodRecord.decode(raw) if raw else None
-        return now is not None and now.cookie == record.cookie and PodFlag.LEAVING in now.flags
+        now = self._now(record)
+        return now is not None and PodFlag.LEAVING in now.flags
 
     def erase(self, record: PodRecord) -> None:
         """Everything about a pod, its record last."""
@@ -126,6 +135,12 @@ class Ledger:
             del keys[record.slot]
         bpf.map_delete(self._kernel.maps["slots"], maps.u32(record.slot))
         self.records.pop(record.cookie, None)
+
+    def _now(self, record: PodRecord) -> PodRecord | None:
+        """The pod's record as the kernel has it; None if it has none, or its slot is another pod's."""
+        raw = bpf.map_lookup(self._kernel.maps["slots"], maps.u32(record.slot), 24)
+        now = PodRecord.decode(raw) if raw else None
+        return now if now is not None and now.cookie == record.cookie else None
 
     def _read_records(self) -> None:
         fd = self._kernel.maps["slots"]

@@ -29,6 +29,7 @@ _EMPTYING: Final = 0.25
 _QUEUED_AT: Final = 24  # tcpi_unacked, which for a listener is the length of its accept queue
 _IPV6_TRANSPARENT: Final = 75
 _IP_TRANSPARENT: Final = 19
+_SO_COOKIE: Final = 57
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,18 @@ class Listeners:
         while any(_queued(each) for each in sockets) and time.monotonic() < deadline:
             time.sleep(0.005)
 
+    def cookies(self) -> dict[Kind, int]:
+        """The kernel's number of each socket, never used twice."""
+        return {kind: _cookie(self.of(kind)) for kind in PORTS}
+
     def are_open(self) -> bool:
         """Whether none has been closed."""
         return all(each.fileno() >= 0 for each in (self.outbound, self.inbound, self.hbone))
+
+
+def _cookie(opened: socket.socket) -> int:
+    raw: bytes = opened.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    return int(struct.unpack("=Q", raw)[0])
 
 
 def _queued(listener: socket.socket) -> int:

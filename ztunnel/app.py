@@ -58,6 +58,7 @@ _log = logging.getLogger("ztunnel.app")
 _COUNTERS = 1.0
 _EVENT_HOLD = 0.005
 _LAST_ACCEPTS = 0.3
+_IDLE = 2.0
 
 
 class StartError(Exception):
@@ -273,6 +274,8 @@ class Agent:
 
     def _local_pods_changed(self, changes: Changes, snapshot: Snapshot) -> None:
         """Certificates for this node's pods are fetched before the first connection asks for them."""
+        if self._stopping.is_set():
+            return  # who comes now is a successor's
         for uid in changes.workloads:
             workload = snapshot.workload(uid)
             meshed = workload is not None and (
@@ -301,15 +304,29 @@ class Agent:
                 nursery.start_soon(part)
             nursery.start_soon(self.pump.run)
             nursery.start_soon(self._count)
-            nursery.start_soon(self.direct.run)
+            nursery.start_soon(self.pods.release_left)
+            if self.xds is not None:
+                nursery.start_soon(self.xds.run)
+            direct = await nursery.start(self._direct)
             enrolment = await nursery.start(self._enrolment)
             nursery.start_soon(self._signals)
             await self._stopping.wait()
             enrolment.cancel()
             # A successor that shares the ports answers from now on.
             served.cancel()
-            await self._drain()
+            handed_over = await trio.to_thread.run_sync(self.capture.handed_over)
+            if handed_over:
+                direct.cancel()
+                await self._serve_aside(nursery)
+            await self._drain(handed_over=handed_over)
             nursery.cancel_scope.cancel()
+
+    async def _serve_aside(self, nursery: trio.Nursery) -> None:
+        """Pages of the connections that stay with this process, on loopback ports that the log names."""
+        aside = pages.open_aside()
+        await nursery.start(pages.serve, aside, self._handlers())
+        ports = {name: opened[0].socket.getsockname()[1] for name, opened in aside.items()}
+        _log.info("a successor has the pods", extra=fields(**ports))
 
     def _handlers(self) -> dict[str, http1.Handler]:
         view = pages.View(
@@ -337,14 +354,17 @@ class Agent:
             task_status.started(scope)
             async with trio.open_nursery() as nursery:
                 if self.xds is not None:
-                    nursery.start_soon(self.xds.run)
                     await self.xds.ready.wait()
                 _settle_memory()
                 nursery.start_soon(self.pods.retry)
                 nursery.start_soon(self.pods.follow_addresses)
-                nursery.start_soon(self.pods.release_left)
                 if self.zds is not None:
                     nursery.start_soon(self.zds.run)
+
+    async def _direct(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await self.direct.run()
 
     async def _signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -355,23 +375,35 @@ class Agent:
                 _log.info("draining", extra=fields(signal=signal.Signals(number).name))
                 self.stop()
 
-    async def _drain(self) -> None:
-        """Let connections end by themselves until the deadline. Pods stay captured for the next agent."""
-        deadline = self.config.drain_deadline
+    async def _drain(self, *, handed_over: bool) -> None:
+        """Let connections end by themselves until the deadline. Pods stay captured for the next agent.
+
+        Until then discovery, certificates and revocation lists are followed as ever: what may no longer be is
+        cut here, too. Direct connections need no process, and a successor has found them.
+        """
+        deadline = self.config.deadline(handed_over=handed_over)
         # Where a successor listens already, what still waits in our queues is all that will ever come.
         await trio.sleep(min(_LAST_ACCEPTS, deadline / 2))
-        self.direct.retire()
+        if not handed_over:
+            self.direct.retire()
         self.engine.drain_all()
         self.engine.flush()
         self.pods.stop_accepting()
         with trio.move_on_after(deadline):
-            while len(self.flows) or self.engine.stats()["flows_live"]:
-                await trio.sleep(0.05)
+            await self._last_connections(handed_over=handed_over)
         left = len(self.flows) - self.direct.live.flows
         _log.info("drained", extra=fields(cut=left, deadline=f"{deadline:g}s"))
         await trio.to_thread.run_sync(self.engine.stop)
         while self.pump.turn():
             pass
+
+    async def _last_connections(self, *, handed_over: bool) -> None:
+        idle_since = trio.current_time() + _IDLE
+        while len(self.flows) > self.direct.live.flows or self.engine.stats()["flows_live"]:
+            await trio.sleep(0.05)
+            if handed_over and not self.carrier.waiting and trio.current_time() > idle_since:
+                idle_since += _IDLE
+                self.pods.let_go({flow.pod for flow in self.flows})
 
 
 def _settle_memory() -> None:

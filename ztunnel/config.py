@@ -212,6 +212,13 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "how long connections may go on after SIGTERM; empty: from the grace period, else 5s",
     ),
+    Setting(
+        "AMBIENT_HANDOVER_DEADLINE",
+        "handover_deadline",
+        _optional_seconds,
+        "",
+        "the same where a successor has taken the pods over; empty: no difference",
+    ),
     Setting("LOG_FORMAT", "log_format", _log_format, "plain", "plain or json"),
     Setting("LOG_LEVEL", "log_level", _text, "info", "level, scope=level, ...", also=("RUST_LOG",)),
     Setting("ADMIN_PORT", "admin_port", _port, "15000", "admin pages (loopback only)"),
@@ -283,6 +290,7 @@ class Config:
     workers: int
     grace_period: float | None
     termination_deadline: float | None
+    handover_deadline: float | None
     log_format: str
     log_level: str
     admin_port: int
@@ -310,6 +318,11 @@ class Config:
         if self.grace_period is None:
             return 5.0
         return self.grace_period - 5 if self.grace_period > 10 else max(1.0, self.grace_period - 1)
+
+    def deadline(self, *, handed_over: bool) -> float:
+        """`drain_deadline`, or what it is where a successor has the pods."""
+        own = self.handover_deadline if handed_over else None
+        return self.drain_deadline if own is None else own
 
     @property
     def node_id(self) -> str:

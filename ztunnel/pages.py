@@ -20,7 +20,7 @@ from ztunnel.metrics import Metrics
 from ztunnel.readiness import Readiness
 from ztunnel.store import Store
 
-__all__ = ["Listeners", "View", "handlers", "open_ports", "serve"]
+__all__ = ["Listeners", "View", "handlers", "open_aside", "open_ports", "serve"]
 
 Listeners: TypeAlias = dict[str, list[trio.SocketListener]]
 
@@ -38,6 +38,14 @@ def open_ports(config: Config) -> Listeners:
         "stats": [listen(wildcard, config.stats_port, "STATS_PORT")],
         "readiness": [listen(wildcard, config.readiness_port, "READINESS_PORT")],
         "admin": [listen(address, config.admin_port, "ADMIN_PORT") for address in loopback],
+    }
+
+
+def open_aside() -> Listeners:
+    """Any free ports on loopback, for an agent whose own have gone to its successor."""
+    return {
+        name: [http1.listen("127.0.0.1", 0, setting=name, shared=True)]
+        for name in ("stats", "readiness", "admin")
     }
 
 

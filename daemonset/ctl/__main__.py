@@ -79,6 +79,10 @@ def _add_life(commands: Subparsers) -> None:
     up.add_argument("-q", "--quiet", action="store_true", help="say nothing unless something is wrong")
     down = _command(commands, "down", "down:run", "stop a mesh and remove all traces of it")
     down.add_argument("--all", action="store_true", help="every mesh on this machine")
+    upgrade = _command(
+        commands, "upgrade", "upgrade:run", "replace agents by freshly started ones; connections go on"
+    )
+    upgrade.add_argument("nodes", metavar="NODE", nargs="*", help="nodes (default: all, one after the other)")
     status = _command(commands, "status", "status:run", "show nodes, pods and services")
     status.add_argument("--json", action="store_true", help="as JSON")
 

@@ -44,7 +44,10 @@ def _program(program: dict[str, Any] | None) -> str:
     text = "running" if program["running"] else "down"
     if program.get("connected") is False and program["running"]:
         text = "not connected"
-    return f"{text} ({program['restarts']} restarts)" if program["restarts"] else text
+    notes = [f"{program['restarts']} restarts"] if program["restarts"] else []
+    if program.get("draining"):
+        notes.append(f"{len(program['draining'])} draining")
+    return f"{text} ({', '.join(notes)})" if notes else text
 
 
 def _head(state: dict[str, Any]) -> str:

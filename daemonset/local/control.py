@@ -1,7 +1,7 @@
 """The supervisor's socket: one JSON object per line. The asking end; `controlserver` is the other.
 
 Request: {"command": "apply", "objects": [...], "nodes": N|null, "wait": seconds} | {"command": "status"} |
-{"command": "stop"}. Replies: any number of {"progress": text}, then {"done": value} or {"error": [text]}.
+{"command": "upgrade", "nodes": [name, ...]} | {"command": "stop"}. Replies: any number of {"progress": text}, then {"done": value} or {"error": [text]}.
 """
 
 import contextlib

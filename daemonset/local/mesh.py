@@ -30,6 +30,7 @@ from daemonset.local.node import Node, control_plane
 from daemonset.local.objects import all_objects
 from daemonset.local.processes import Service, cut_log
 from daemonset.local.publish import Names
+from daemonset.local.rollout import UpgradeFailed, replace_agent
 from daemonset.local.sandbox import make_sandbox, place_pod, unmake_sandbox
 from daemonset.local.schedule import Unschedulable
 from daemonset.local.zds import Added, Event, PodIdentity, Removed
@@ -89,7 +90,8 @@ class Mesh:
 
     def services(self) -> list[Service]:
         """The mesh's own programs."""
-        found = [self.control_plane, *(s for n in self.nodes.values() for s in (n.names, n.agent))]
+        nodes = self.nodes.values()
+        found = [self.control_plane, *(s for n in nodes for s in (n.names, n.agent, *n.former))]
         return [service for service in found if service is not None]
 
     def current(self) -> plan.Current:
@@ -317,6 +319,7 @@ class Mesh:
     async def _run_node(self, node: Node, task_status: trio.TaskStatus[None]) -> None:
         with node.scope:
             async with trio.open_nursery() as nursery:
+                node.programs = nursery
                 node.names = node.name_server(self.changed)
                 nursery.start_soon(node.names.run)
                 if self.with_mesh:
@@ -340,12 +343,26 @@ class Mesh:
         self._folder.sync(all_objects(self))  # the control plane has to know the agent before it asks
         nursery.start_soon(node.agent.run)
 
+    async def upgrade(self, name: str) -> None:
+        """A new agent for a node, without interruption. Raises UpgradeFailed."""
+        node = self.nodes[name]
+        if node.agent is None or node.programs is None:
+            raise UpgradeFailed(f"node {name} has no agent")
+        if node.upgrading:
+            raise UpgradeFailed(f"the agent of node {name} is being replaced already")
+        node.upgrading = True
+        try:
+            await replace_agent(node, node.agent_service(self.changed), node.programs)
+        finally:
+            node.upgrading = False
+            self.changed()
+
     async def _remove_node(self, name: str) -> None:
         node = self.nodes.pop(name)
         node.scope.cancel()
         for other in self.nodes.values():
             await trio.to_thread.run_sync(network.drop_pod_routes, other.netns, node.number, self.ranges)
-        for service in (node.names, node.agent):
+        for service in (node.names, node.agent, *node.former):
             if service is not None and service.process is not None:
                 await service.process.wait()
         await trio.to_thread.run_sync(node.unmake)

@@ -23,9 +23,12 @@ from daemonset.local.zdsserver import ZdsServer
 
 CONTROL_PLANE_PORT = 15012
 AGENT_GRACE = 2.0
+HANDOVER_DEADLINE = "1h"
 # Another agent than this installation's: Istio's own, or a test's. Read by `ambientctl up` that starts the mesh.
 AGENT_COMMAND = "AMBIENT_AGENT_COMMAND"
-HANDED_ON = frozenset({"RUST_LOG", "LOG_FORMAT", "SAME_NODE_ENCRYPTION", "CRL_PATH", "SECRET_TTL"})
+HANDED_ON = frozenset(
+    {"RUST_LOG", "LOG_FORMAT", "SAME_NODE_ENCRYPTION", "CRL_PATH", "SECRET_TTL", "AMBIENT_HANDOVER_DEADLINE"}
+)
 """Settings of the agents that `ambientctl up` takes from its own environment."""
 
 
@@ -43,6 +46,10 @@ class Node:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     names: Service | None = None
     agent: Service | None = None
+    former: list[Service] = field(default_factory=list)
+    generation: int = 0
+    upgrading: bool = False
+    programs: trio.Nursery | None = None
     zds: ZdsServer | None = None
     agent_connected: bool = False
     last_pod_address: Address | None = None
@@ -114,13 +121,19 @@ class Node:
         )
 
     def agent_service(self, changed: Callable[[], None]) -> Service:
-        """The node's agent."""
+        """The node's agent; each has a cgroup of its own, so that one can be ended beside another.
+
+        All but the first may find their predecessor alive.
+        """
+        takeover = {"AMBIENT_TAKEOVER": "true"} if self.generation else {}
+        place = Place(self.cgroup / "agent" / str(self.generation), self.netns)
+        self.generation += 1
         return Service(
             f"ztunnel on {self.name}",
             shlex.split(os.environ.get(AGENT_COMMAND, ""))
             or [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
-            program_env() | self._agent_env(),
-            Place(self.cgroup / "agent", self.netns),
+            program_env() | self._agent_env() | takeover,
+            place,
             self.layout.log(f"ztunnel-{self.name}"),
             grace=AGENT_GRACE,
             changed=changed,
@@ -145,6 +158,7 @@ class Node:
             "CA_ROOT_CA": str(self.layout.root_cert),
             "AUTH_TOKEN": str(self.folder / "token"),
             "TERMINATION_GRACE_PERIOD_SECONDS": f"{AGENT_GRACE:g}",
+            "AMBIENT_HANDOVER_DEADLINE": HANDOVER_DEADLINE,
             "INPOD_UDS": str(self.folder / "zds.sock"),
             "AMBIENT_CGROUP": str(self.cgroup),
             "AMBIENT_PIN_DIR": str(self.folder / "bpf"),

@@ -94,16 +94,19 @@ class Service:
     restarts: int = 0
     last_exit: int | None = None
     process: trio.Process | None = None
+    retired: bool = False
     changed: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
-        """Until cancelled; then the program is ended."""
+        """Until cancelled, then the program is ended; or until it ends after `retire`."""
         crashes = 0
         try:
-            while True:
+            while not self.retired:
                 began = trio.current_time()
                 await self._once()
                 lived = trio.current_time() - began
+                if self.retired:
+                    break
                 crashes = 0 if lived >= STEADY_SECONDS else crashes
                 pause = restart_pause(crashes, lived)
                 log.warning("%s ended (%s), next start in %g s", self.name, self.last_exit, pause)
@@ -116,6 +119,8 @@ class Service:
             with trio.CancelScope(shield=True):
                 if self.process is not None:
                     await end(self.process, self.place.cgroup, self.grace)
+            with contextlib.suppress(OSError):  # others may have joined it
+                self.place.cgroup.rmdir()
 
     async def _once(self) -> None:
         try:
@@ -127,6 +132,11 @@ class Service:
         self.changed()
         self.last_exit = await self.process.wait()
         self.pid = 0
+
+    def retire(self) -> None:
+        """Asks the program to end when it likes, and does not start it again."""
+        self.retired = True
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         """Sends a signal if the program runs."""

@@ -43,6 +43,7 @@ def _node(node: Node, *, with_mesh: bool) -> dict[str, Any]:
     agent = _program(node.agent)
     if agent is not None:
         agent["connected"] = node.agent_connected
+        agent["draining"] = [former.pid for former in node.former if former.pid]
     return {
         "addresses": [str(a) for a in node.addresses],
         "pod_ranges": [str(n) for n in node.ranges.pods(node.number)],

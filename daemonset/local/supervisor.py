@@ -22,6 +22,7 @@ from daemonset.local.folder import write_atomically
 from daemonset.local.layout import Layout
 from daemonset.local.mesh import Mesh
 from daemonset.local.names import FABRIC_CGROUP, mesh_cgroup
+from daemonset.local.rollout import UpgradeFailed
 from daemonset.local.schedule import Unschedulable
 from daemonset.local.status import mesh_status
 
@@ -73,6 +74,8 @@ class Supervisor:
                 self._end()
             case "apply":
                 await self._apply(request, reply)
+            case "upgrade":
+                await self._upgrade(request.get("nodes") or sorted(self.mesh.nodes), reply)
             case other:
                 await reply({"error": [f"unknown command {other!r}"]})
 
@@ -88,6 +91,21 @@ class Supervisor:
             await reply({"error": [str(error)]})
             return
         await self._report(notes, float(request.get("wait") or 0), reply)
+
+    async def _upgrade(self, nodes: Sequence[str], reply: controlserver.Reply) -> None:
+        """One node after the other; the first that fails ends it."""
+        for name in nodes:
+            if name not in self.mesh.nodes:
+                await reply({"error": [f"there is no node {name}"]})
+                return
+        for name in nodes:
+            try:
+                await self.mesh.upgrade(name)
+            except UpgradeFailed as error:
+                await reply({"error": [str(error)]})
+                return
+            await reply({"progress": f"node {name}: a new agent serves"})
+        await reply({"done": list(nodes)})
 
     async def _report(self, notes: Sequence[str], seconds: float, reply: controlserver.Reply) -> None:
         """Streams notes and what is being done until all is as asked for, or until `seconds` have passed."""

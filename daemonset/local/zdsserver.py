@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class ZdsServer:
     def concerns(self, uid: str) -> bool:
         """Whether an agent has the pod, or is being asked to let it go."""
         return any(c.session.concerns(uid) for c in self._connections[-1:])
+
+    def serves(self, pid: int) -> bool:
+        """Whether this process is the newest agent, and knows all pods."""
+        return any(c.pid == pid and c.session.live for c in self._connections[-1:])
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accepts agents until cancelled."""
@@ -121,6 +126,8 @@ class ZdsServer:
 class _Connection:
     def __init__(self, accepted: trio.socket.SocketType) -> None:
         self.socket = accepted
+        credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.pid: int = struct.unpack("=iII", credentials)[0]
         self.session = Session()
         self.changed = trio.Event()
         self.again: set[str] = set()

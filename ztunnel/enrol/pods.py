@@ -47,6 +47,7 @@ class _Capture(Protocol):
     def withdraw(self, pod: EnrolledPod) -> bool: ...
     def release(self, pod: EnrolledPod) -> bool: ...
     def prune(self, keep: Collection[EnrolledPod]) -> list[int]: ...
+    def let_go(self, pod: EnrolledPod) -> None: ...
 
 
 class _Engine(Protocol):
@@ -221,6 +222,15 @@ class Pods:
         for pod in self:
             for sock in (pod.enrolled.outbound, pod.enrolled.inbound, pod.enrolled.hbone):
                 sock.close()
+
+    def let_go(self, busy: Collection[str]) -> None:
+        """While draining: give up the pods (namespace/name) that have no connections left here. They stay
+        captured; but a namespace that we hold would outlive its pod."""
+        for pod in [pod for pod in self if f"{pod.namespace}/{pod.name}" not in busy]:
+            self._capture.let_go(pod.enrolled)
+            self._identities.release(pod.uid)
+            del self._by_uid[pod.uid]
+            self._forget(pod)
 
     # Rules
 

@@ -79,6 +79,9 @@ class FakeCapture:
     def release(self, pod: EnrolledPod) -> bool:
         return not self.relays
 
+    def let_go(self, pod: EnrolledPod) -> None:
+        del self.live[pod.slot]
+
     def prune(self, keep: Collection[EnrolledPod]) -> list[int]:
         self.pruned.append(list(keep))
         return []

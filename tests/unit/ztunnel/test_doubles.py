@@ -12,7 +12,7 @@ from tests.unit.ztunnel.doubles import FakeCapture, Recorder
 
 
 def test_the_capture_double_has_the_real_signatures() -> None:
-    for name in ("enrol", "withdraw", "release", "prune"):
+    for name in ("enrol", "withdraw", "release", "let_go", "prune"):
         real, double = getattr(Capture, name), getattr(FakeCapture, name)
         assert list(inspect.signature(real).parameters) == list(inspect.signature(double).parameters)
 
