@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -29,6 +30,8 @@ from ebpf.loader import Kernel
 from ebpf.maps import Counter, PodFlag, PodRecord
 
 VARIANT: Final = "B"
+SEEN: Final = 15
+"""Seconds after the last `renew` for which an agent counts as there."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -162,17 +165,31 @@ class Capture:
 
     @_one_at_a_time
     def exempt_agent(self, pid: int) -> None:
-        """Never capture connections of this process; entries of agents that are gone are dropped."""
+        """Never capture connections of this process; entries of agents that are gone are dropped.
+
+        Who is there is told by /proc, or where this process has a PID namespace of its own, by `renew`.
+        """
         in_kernel = loader.own_process() if pid == os.getpid() else None
         process = in_kernel or pid
         same_view = process == pid
-        fd = self._kernel.maps["agents"]
-        for key in list(bpf.map_keys(fd, 4)):
-            other = int.from_bytes(key, sys.byteorder)
-            if not same_view or not Path(f"/proc/{other}").exists():
-                bpf.map_delete(fd, key)
-        bpf.map_update(fd, maps.u32(process), maps.u32(1))
+        for other, seen in self._agents():
+            alive = Path(f"/proc/{other}").exists() if same_view else seen
+            if not alive:
+                bpf.map_delete(self._kernel.maps["agents"], maps.u32(other))
         self._agent = process
+        self.renew()
+
+    @_one_at_a_time
+    def renew(self) -> None:
+        """Tell other agents that this one is there; to be called every few seconds."""
+        if self._agent is not None:
+            now = int(time.monotonic())
+            bpf.map_update(self._kernel.maps["agents"], maps.u32(self._agent), maps.u32(now))
+
+    @_one_at_a_time
+    def has_company(self) -> bool:
+        """Whether another agent is there: a successor that has started, or a predecessor that drains."""
+        return any(seen for other, seen in self._agents() if other != self._agent)
 
     @_one_at_a_time
     def enrol(self, pod: PodNetwork) -> EnrolledPod:
@@ -259,9 +276,9 @@ class Capture:
         return True
 
     @_one_at_a_time
-    def handed_over(self) -> bool:
-        """Whether another agent serves a pod that this process enrolled: a successor has come."""
-        return any(
+    def handed_over(self) -> int:
+        """How many pods that this process enrolled another agent serves: above none, a successor has come."""
+        return sum(
             record is None or not self._ledger.hands_over_to(record, pod.listeners)
             for record, pod in ((self._ledger.records.get(pod.cookie), pod) for pod in self._pods.values())
         )
@@ -343,6 +360,16 @@ class Capture:
         with contextlib.suppress(OSError):  # a mount point, or shared with somebody else
             pin_dir.rmdir()
         return removed + selftest.remove_leftovers(cgroup)
+
+    def _agents(self) -> list[tuple[int, bool]]:
+        """Processes that are not captured, and whether they were seen lately."""
+        fd, now, found = self._kernel.maps["agents"], int(time.monotonic()), []
+        for key in list(bpf.map_keys(fd, 4)):
+            raw = bpf.map_lookup(fd, key, 4)
+            if raw:
+                process, seen = (int.from_bytes(each, sys.byteorder) for each in (key, raw))
+                found.append((process, now - seen < SEEN))
+        return found
 
     def _cookie(self, netns_fd: int) -> int:
         """Of a pod's namespace; never the agent's own, which is the node's."""

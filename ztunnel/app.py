@@ -171,6 +171,7 @@ class Agent:
         self.crl = CrlFile(config.crl_path, engine) if config.crl_path is not None else None
         self.readiness = self._readiness()
         self._stopping = trio.Event()
+        self._retired = False
         self.metrics.traffic.shows_path = not config.same_node_encryption
         self.direct = Keeper(
             capture.direct,
@@ -311,15 +312,26 @@ class Agent:
             enrolment = await nursery.start(self._enrolment)
             nursery.start_soon(self._signals)
             await self._stopping.wait()
+            await self._successor()
+            self._retired = True
             enrolment.cancel()
             # A successor that shares the ports answers from now on.
             served.cancel()
-            handed_over = await trio.to_thread.run_sync(self.capture.handed_over)
+            handed_over = bool(await trio.to_thread.run_sync(self.capture.handed_over))
             if handed_over:
                 direct.cancel()
                 await self._serve_aside(nursery)
             await self._drain(handed_over=handed_over)
             nursery.cancel_scope.cancel()
+
+    async def _successor(self) -> None:
+        """Where one has been started, serve on until it has all pods: whoever sent us away may not have
+        known which of us two was ready."""
+        if not await trio.to_thread.run_sync(self.capture.has_company):
+            return
+        with trio.move_on_after(self.config.drain_deadline / 2):
+            while await trio.to_thread.run_sync(self.capture.handed_over) < len(self.pods):
+                await trio.sleep(0.05)
 
     async def _serve_aside(self, nursery: trio.Nursery) -> None:
         """Pages of the connections that stay with this process, on loopback ports that the log names."""
@@ -347,6 +359,8 @@ class Agent:
         while True:
             await trio.sleep(_COUNTERS)
             self.flows.count(self.engine.counters())
+            if not self._retired:
+                await trio.to_thread.run_sync(self.capture.renew)
 
     async def _enrolment(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         gc.disable()

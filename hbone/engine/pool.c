@@ -295,11 +295,18 @@ void pool_due(struct pool_entry *entry)
         list_append(&entry->worker->due_pools, &entry->due);
 }
 
-/* An identity that was replaced gets no new streams: its tunnels go with their last one. */
+/* An identity that was replaced and a namespace that was removed get no new streams: their tunnels go with
+ * their last one. */
+static bool is_over(const struct route *key)
+{
+    return atomic_load_explicit(&key->identity->replaced, memory_order_relaxed) ||
+           (key->netns && atomic_load_explicit(&key->netns->removed, memory_order_relaxed));
+}
+
 static void retire_idle(struct pool_entry *entry)
 {
     struct link *next;
-    if (entry->n_waiting || !atomic_load_explicit(&entry->key->identity->replaced, memory_order_relaxed))
+    if (entry->n_waiting || !is_over(entry->key))
         return;
     for (struct link *node = entry->tunnels.next; node != &entry->tunnels; node = next) {
         struct tunnel *t = container_of(node, struct tunnel, pooled);

@@ -26,7 +26,7 @@ bool pool_full(const struct flow *f);
 /* The entry may be able to serve a waiting flow, or need a dial, or be over. NULL is allowed. */
 void pool_due(struct pool_entry *entry);
 void pool_balance_due(struct worker *w);
-/* An identity was replaced: tunnels dialled with it end as soon as they carry nothing. */
+/* An identity was replaced or a namespace removed: tunnels of theirs end as soon as they carry nothing. */
 void pool_retire(struct worker *w);
 
 /* The peer's SETTINGS came, first or again. */

@@ -115,6 +115,7 @@ static void run_command(struct worker *w, struct command *c)
         break;
     case COMMAND_LEAVE:
         dial_leave(w, c->netns);
+        pool_retire(w);
         break;
     case COMMAND_FORGOTTEN:
         event_forgotten(w, c->token);
