@@ -15,6 +15,7 @@ import yaml
 from istiodlite.ca.authority import Authority
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.files import DataError
+from istiodlite.ca.following import change_by_hand
 from istiodlite.ca.roots import advance, state_of
 from istiodlite.ca.rotation import Step, due_at, next_step
 from istiodlite.ca.tokens import DEFAULT_TTL, load_or_create_token_key, mint
@@ -23,7 +24,7 @@ from istiodlite.registry import MeshConfig, Registry
 from istiodlite.server.app import serve
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError, parse_address
 from istiodlite.server.present import condition_values, overview
-from istiodlite.sources.kube import AccessError, find_access
+from istiodlite.sources.kube import AccessError, ApiError, KubeClient, find_access
 
 
 def _account(text: str) -> tuple[str, str]:
@@ -95,7 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     rotate = commands.add_parser(
         "rotate-root", help="begin to replace the root, or see how far it is; running servers follow"
     )
-    rotate.add_argument("--data", type=Path, required=True, help="directory with root and token key")
+    where = rotate.add_mutually_exclusive_group(required=True)
+    where.add_argument("--data", type=Path, help="directory with root and token key")
+    where.add_argument("--kube", action="store_true", help="the root in the secret istio-ca-secret")
+    _add_access(rotate)
+    rotate.add_argument("--root-namespace", default=MeshConfig().root_namespace, help="default %(default)s")
     rotate.add_argument("--trust-domain", default=MeshConfig().trust_domain, help="default %(default)s")
     which = rotate.add_mutually_exclusive_group()
     which.add_argument("--show", action="store_true", help="only say what is next, and when")
@@ -109,15 +114,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="with --kube; default: the pod's account, $KUBECONFIG, ~/.kube/config"
+    )
+    parser.add_argument("--context", default="", help="of the kubeconfig; default its current one")
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--objects", type=Path, help="folder of manifests to watch")
     source.add_argument("--kube", action="store_true", help="watch a Kubernetes cluster")
     parser.add_argument("--data", type=Path, help="with --objects: directory that keeps root and token key")
-    parser.add_argument(
-        "--kubeconfig", type=Path, help="with --kube; default: the pod's account, $KUBECONFIG, ~/.kube/config"
-    )
-    parser.add_argument("--context", default="", help="of the kubeconfig; default its current one")
+    _add_access(parser)
     parser.add_argument(
         "--cacerts",
         type=Path,
@@ -219,14 +228,38 @@ def _root_cert(arguments: argparse.Namespace) -> int:
 
 def _rotate_root(arguments: argparse.Namespace) -> int:
     now = datetime.datetime.now(datetime.UTC)
-    roots = state_of(arguments.data)
-    step, due = next_step(roots), due_at(roots)
-    if arguments.now or (step is Step.INTRODUCE and not arguments.show):
-        print(f"done: {advance(arguments.data, arguments.trust_domain, now)}")
-        roots = state_of(arguments.data)
-        step, due = next_step(roots), due_at(roots)
+    done, step, due = (_rotate_secret if arguments.kube else _rotate_data)(arguments, now)
+    if done is not None:
+        print(f"done: {done}")
     print(f"next: {step}, by itself on {due:%Y-%m-%d %H:%M} UTC (--now does it at once)")
     return 0
+
+
+_Rotated = tuple[Step | None, Step, datetime.datetime]
+
+
+def _rotate_data(arguments: argparse.Namespace, now: datetime.datetime) -> _Rotated:
+    roots, done = state_of(arguments.data), None
+    if arguments.now or (next_step(roots) is Step.INTRODUCE and not arguments.show):
+        done = advance(arguments.data, arguments.trust_domain, now)
+        roots = state_of(arguments.data)
+    return done, next_step(roots), due_at(roots)
+
+
+def _rotate_secret(arguments: argparse.Namespace, now: datetime.datetime) -> _Rotated:
+    access = find_access(arguments.kubeconfig, arguments.context, os.environ)
+
+    async def change() -> _Rotated:
+        place, domain = arguments.root_namespace, arguments.trust_domain
+        async with KubeClient(access) as client:
+            return await change_by_hand(
+                client, place, domain, now, act=not arguments.show, at_once=arguments.now
+            )
+
+    try:
+        return trio.run(change)
+    except ApiError as error:
+        raise StartError(f"the root in the secret cannot be changed: {error}") from None
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -135,7 +135,7 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             # Critical because the subject is empty (RFC 5280, 4.2.1.6).
             .add_extension(x509.SubjectAlternativeName(san), critical=True)
-            .add_extension(_authority_key(self.certificate), critical=False)
+            .add_extension(authority_key(self.certificate), critical=False)
         )
         return builder.sign(self.key, hashes.SHA256())
 
@@ -146,7 +146,7 @@ def _public(issuer: x509.Certificate) -> ec.EllipticCurvePublicKey | rsa.RSAPubl
     return key
 
 
-def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+def authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """As the issuer names its key itself; an issuer from elsewhere may use another hash than we would."""
     try:
         named = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

@@ -23,6 +23,8 @@ from istiodlite.ca.authority import (
     OLD_ROOTS,
     ROOT_CERT,
     Authority,
+    SigningKey,
+    authority_key,
     ca_builder,
     load_or_create_key,
     read_certificates,
@@ -115,14 +117,18 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _introduce(directory: Path, trust_domain: str, now: datetime.datetime) -> None:
-    # A name of its own: two roots of one name are told apart by key identifiers only, and not by everybody.
-    name = x509.Name(
+def new_root_name(trust_domain: str, now: datetime.datetime) -> x509.Name:
+    """Of its own: two roots of one name are told apart by key identifiers only, and not by everybody."""
+    return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain),
             x509.NameAttribute(NameOID.COMMON_NAME, f"root of {now:%Y-%m-%d %H:%M:%S}"),
         ]
     )
+
+
+def _introduce(directory: Path, trust_domain: str, now: datetime.datetime) -> None:
+    name = new_root_name(trust_domain, now)
     key = load_or_create_key(directory / NEXT_KEY)
     write_file(directory / NEXT_ROOT, _pem(self_signed(key, trust_domain, now, name)), 0o644)
 
@@ -133,7 +139,7 @@ def _activate(directory: Path) -> None:
     (following,) = read_certificates(directory / NEXT_ROOT)
     if load_or_create_key(directory / NEXT_KEY).public_key() != following.public_key():
         raise DataError(f"{directory}: {NEXT_KEY} does not belong to {NEXT_ROOT}; delete both to begin again")
-    write_file(directory / CROSS_CERT, _pem(_cross(following, current, key)), 0o644)
+    write_file(directory / CROSS_CERT, _pem(cross_certificate(following, current, key)), 0o644)
     old = [current, *(one for one in read_certificates(directory / OLD_ROOTS) if one != current)]
     write_file(directory / OLD_ROOTS, b"".join(map(_pem, old)), 0o644)
     # From here on `Authority.load_or_create` would complete it after a crash.
@@ -143,16 +149,13 @@ def _activate(directory: Path) -> None:
         (directory / name).unlink()
 
 
-def _cross(
-    subject: x509.Certificate, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey
+def cross_certificate(
+    subject: x509.Certificate, issuer: x509.Certificate, key: SigningKey
 ) -> x509.Certificate:
-    """The subject's key under the issuer's signature."""
+    """The subject's key under the issuer's signature, which `key` makes."""
     public = subject.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     end = min(subject.not_valid_after_utc, issuer.not_valid_after_utc)
     builder = ca_builder(subject.subject, issuer.subject, public, subject.not_valid_before_utc, end)
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
-    )
+    builder = builder.add_extension(authority_key(issuer), critical=False)
     return builder.sign(key, hashes.SHA256())

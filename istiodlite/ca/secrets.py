@@ -23,9 +23,12 @@ from istiodlite.sources.kube.client import ApiError, KubeClient
 
 SECRET = "istio-ca-secret"  # noqa: S105  (its name)
 SECRET_TYPE = "istio.io/ca-root"  # noqa: S105  (its type)
-_CERT, _KEY, _CHAIN, _ROOT = "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"
+CERT, KEY, CHAIN, ROOT = "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"
+# Beside Istio's entries while one root replaces another; see istiodlite.ca.secretroots.
+NEXT_KEY, NEXT_CERT = "next-ca-key.pem", "next-ca-cert.pem"
+OLD_ROOTS, CROSS = "old-root-certs.pem", "cross-cert.pem"
 # Names of a plugged-in CA, and those that kubernetes.io/tls secrets (cert-manager) have for the same.
-_PLUGGED = {_CERT: "tls.crt", _KEY: "tls.key", _ROOT: "ca.crt"}
+_PLUGGED = {CERT: "tls.crt", KEY: "tls.key", ROOT: "ca.crt"}
 
 _log = logging.getLogger("istiodlite.ca")
 
@@ -45,7 +48,7 @@ def plugged_in(folder: Path) -> dict[str, bytes] | None:
             if missing:
                 raise DataError(f"{folder}: {', '.join(missing)} missing; add it, or remove the whole folder")
             found = {ours: present[there] for ours, there in names.items()}
-            return found | {_CHAIN: present.get(_CHAIN, b"")}
+            return found | {CHAIN: present.get(CHAIN, b"")}
     return None
 
 
@@ -56,12 +59,12 @@ def authority_of(
 
     Raises DataError unless the key fits, the issuer may sign, and it leads to one of the roots.
     """
-    key = _key(files[_KEY], where)
-    issuer, *above = _certificates(files[_CERT], f"{where}: {_CERT}")
-    above += _certificates(files[_CHAIN], f"{where}: {_CHAIN}") if files.get(_CHAIN, b"").strip() else []
-    roots = _certificates(files[_ROOT], f"{where}: {_ROOT}")
+    key = key_of(files[KEY], where)
+    issuer, *above = certificates_of(files[CERT], f"{where}: {CERT}")
+    above += certificates_of(files[CHAIN], f"{where}: {CHAIN}") if files.get(CHAIN, b"").strip() else []
+    roots = certificates_of(files[ROOT], f"{where}: {ROOT}")
     if issuer.public_key() != key.public_key():
-        raise DataError(f"{where}: {_KEY} does not belong to {_CERT}; put a matching pair there")
+        raise DataError(f"{where}: {KEY} does not belong to {CERT}; put a matching pair there")
     _check_issuer(issuer, where, now)
     intermediates = _path(issuer, above, roots, where)
     return Authority(
@@ -77,17 +80,19 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _key(data: bytes, where: str) -> SigningKey:
+def key_of(data: bytes, where: str) -> SigningKey:
+    """An issuer's private key. Raises DataError."""
     try:
         key = serialization.load_pem_private_key(data, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise DataError(f"{where}: {_KEY} is not an unencrypted private key in PEM; replace it") from None
+        raise DataError(f"{where}: {KEY} is not an unencrypted private key in PEM; replace it") from None
     if not isinstance(key, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise DataError(f"{where}: {_KEY} is neither an RSA nor an elliptic curve key; replace it")
+        raise DataError(f"{where}: {KEY} is neither an RSA nor an elliptic curve key; replace it")
     return key
 
 
-def _certificates(data: bytes, where: str) -> list[x509.Certificate]:
+def certificates_of(data: bytes, where: str) -> list[x509.Certificate]:
+    """At least one. Raises DataError."""
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
@@ -103,10 +108,10 @@ def _check_issuer(issuer: x509.Certificate, where: str, now: datetime.datetime) 
     except x509.ExtensionNotFound as error:
         may_sign = error.oid == x509.KeyUsage.oid and may_sign
     if not may_sign:
-        raise DataError(f"{where}: {_CERT} may not sign certificates; issue it as a CA")
+        raise DataError(f"{where}: {CERT} may not sign certificates; issue it as a CA")
     if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
         until = issuer.not_valid_after_utc.isoformat()
-        raise DataError(f"{where}: {_CERT} is valid only until {until}; renew it")
+        raise DataError(f"{where}: {CERT} is valid only until {until}; renew it")
 
 
 def _path(
@@ -121,7 +126,7 @@ def _path(
             return path
         following = next((one for one in above if one not in path and _signed(current, one)), None)
         if following is None:
-            raise DataError(f"{where}: {_CERT} does not lead to {_ROOT}; complete {_CHAIN} or the roots")
+            raise DataError(f"{where}: {CERT} does not lead to {ROOT}; complete {CHAIN} or the roots")
         current = following
     return path
 
@@ -139,14 +144,19 @@ def new_secret(authority: Authority, namespace: str) -> dict[str, Any]:
     key = authority.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    files = {_CERT: authority.roots_pem, _KEY: key, _CHAIN: b"", _ROOT: authority.roots_pem, "key.pem": b""}
+    files = {CERT: authority.roots_pem, KEY: key, CHAIN: b"", ROOT: authority.roots_pem, "key.pem": b""}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": SECRET_TYPE,
         "metadata": {"name": SECRET, "namespace": namespace},
-        "data": {name: base64.b64encode(data).decode() for name, data in files.items()},
+        "data": encoded(files),
     }
+
+
+def encoded(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Files as the data of a secret."""
+    return {name: base64.b64encode(data).decode() for name, data in files.items()}
 
 
 def files_of(secret: Mapping[str, Any], where: str) -> dict[str, bytes]:
@@ -159,12 +169,12 @@ def files_of(secret: Mapping[str, Any], where: str) -> dict[str, bytes]:
         raise DataError(
             f"{where}: its data is not base64; delete the secret to have a new root made"
         ) from None
-    missing = [name for name in (_CERT, _KEY) if name not in files]
+    missing = [name for name in (CERT, KEY) if name not in files]
     if missing:
         raise DataError(
             f"{where}: {', '.join(missing)} missing; restore the secret, or delete it for a new root"
         )
-    return {_CHAIN: b"", _ROOT: files[_CERT], **files}
+    return {CHAIN: b"", ROOT: files[CERT], **files}
 
 
 async def load_or_create_secret(
@@ -200,11 +210,12 @@ async def _current(
 ) -> Authority:
     secret = await client.get(f"{path}/{SECRET}")
     files = files_of(secret, where)
-    (certificate, *_) = _certificates(files[_CERT], f"{where}: {_CERT}")
-    # Only one that signed itself is ours to issue again.
-    if not is_old(certificate, now) or certificate.issuer != certificate.subject:
+    (certificate, *_) = certificates_of(files[CERT], f"{where}: {CERT}")
+    # Only one that signed itself is ours to issue again, and not one that is being replaced.
+    changing = NEXT_CERT in files or OLD_ROOTS in files
+    if changing or not is_old(certificate, now) or certificate.issuer != certificate.subject:
         return authority_of(files, trust_domain, where, now)
-    key = _key(files[_KEY], where)
+    key = key_of(files[KEY], where)
     renewed = self_signed(key, trust_domain, now, certificate.subject)
     made = Authority(trust_domain, key, renewed, _pem(renewed))
     body = {**secret, "data": {**secret["data"], **new_secret(made, "")["data"]}}

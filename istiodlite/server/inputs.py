@@ -14,6 +14,7 @@ from istiodlite.ca.authority import Authority, Issuer
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.distribution import RootDistribution
 from istiodlite.ca.files import DataError
+from istiodlite.ca.following import FolderFollower, FollowedAuthority, SecretFollower
 from istiodlite.ca.roots import RotatingAuthority
 from istiodlite.ca.secrets import authority_of, load_or_create_secret, plugged_in
 from istiodlite.ca.tokenreview import TokenReviewer
@@ -102,15 +103,15 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
     _log.info("cluster %s as of %s", access.server, access.origin)
     if access.insecure:
         _log.warning("the API server's certificate is not checked (insecure-skip-tls-verify)")
-    authority = await _cluster_authority(config, kube, client)
-    distribution = RootDistribution(client, lambda: authority.roots_pem)
+    authority, follow = await _cluster_authority(config, kube, client)
+    distribution = RootDistribution(client, lambda: authority.snapshot().roots_pem)
     status = StatusWriter(client)
 
     def note(batch: Batch) -> None:
         distribution.note(batch.changes)
         status.gone(removed(batch.changes))
 
-    registration = Registration(client, lambda: authority.roots_pem)
+    registration = Registration(client, lambda: authority.snapshot().roots_pem)
     webhook = (registration.run,) if config.webhook else ()
     return Inputs(
         KubeSource(client, saw=status.saw),
@@ -119,7 +120,7 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
         TokenReviewer(lambda: KubeClient(access)).caller,
         note,
         lambda registry: status.pushed(registry, registry.rebuilt),
-        (distribution.run, status.run, *webhook),
+        (follow, distribution.run, status.run, *webhook),
         lambda: {
             "rootConfigMaps": distribution.describe(),
             "status": status.describe(),
@@ -128,12 +129,21 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
     )
 
 
-async def _cluster_authority(config: ServeConfig, kube: KubeConfig, client: KubeClient) -> Authority:
-    """The plugged-in CA if there is one, else the root in the secret. Tries until the API server answers."""
-    files = plugged_in(kube.cacerts) if kube.cacerts is not None else None
-    if files is not None:
+async def _cluster_authority(
+    config: ServeConfig, kube: KubeConfig, client: KubeClient
+) -> tuple[FollowedAuthority, Callable[[], Awaitable[None]]]:
+    """The plugged-in CA if there is one, else the root in the secret; and the task that follows it."""
+    domain = config.mesh.trust_domain
+    if kube.cacerts is not None and (files := plugged_in(kube.cacerts)) is not None:
         _log.info("signing with the CA in %s", kube.cacerts)
-        return authority_of(files, config.mesh.trust_domain, str(kube.cacerts), _now())
+        authority = FollowedAuthority(authority_of(files, domain, str(kube.cacerts), _now()))
+        return authority, FolderFollower(authority, kube.cacerts, domain).run
+    authority = FollowedAuthority(await _secret_authority(config, client))
+    return authority, SecretFollower(authority, client, config.mesh.root_namespace, domain).run
+
+
+async def _secret_authority(config: ServeConfig, client: KubeClient) -> Authority:
+    """Tries until the API server answers."""
     tries, told = 0, ""
     while True:
         try:
