@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from istiodlite.api import discovery_pb2
-from istiodlite.registry import ADDRESS_TYPE, Resource
+from istiodlite.registry import ADDRESS_TYPE, AUTHORIZATION_TYPE, Resource
 from istiodlite.xds.store import Delta
 from istiodlite.xds.stream import MAX_UNACKNOWLEDGED, WILDCARD, Nack, Session, Subscription
 
@@ -40,6 +40,13 @@ class Response:
             removed_resources=self.removed,
         )
         return head.SerializeToString() + self.encoded
+
+
+def _turn(response: Response) -> int:
+    """An agent refuses what a policy it has never heard of may forbid."""
+    if response.type_url == AUTHORIZATION_TYPE:
+        return 0 if response.count else 2
+    return 1
 
 
 class DeltaSession(Session[discovery_pb2.DeltaDiscoveryRequest]):
@@ -115,7 +122,8 @@ class DeltaSession(Session[discovery_pb2.DeltaDiscoveryRequest]):
         return self._respond(type_url, subscription, list(found.values()), missing, now)
 
     def poll(self, now: float = 0.0) -> list[Response]:
-        """What changed since the last poll, one response for each type that has something to say.
+        """What changed since the last poll, one response for each type that has something to say: policies
+        before the workloads that list them, and policies that are gone after those that listed them.
 
         To be called when the store changed or an ACK made room, and only once the last responses were
         written out.
@@ -136,7 +144,7 @@ class DeltaSession(Session[discovery_pb2.DeltaDiscoveryRequest]):
             subscription.sequence = self._store.sequence
             if changed or removed:
                 out.append(self._respond(type_url, subscription, changed, removed, now))
-        return out
+        return sorted(out, key=_turn)
 
     def _changes(self, type_url: str, subscription: Subscription) -> tuple[list[Resource], list[str]]:
         """For subscriptions on demand: what of the changes they are to be told."""

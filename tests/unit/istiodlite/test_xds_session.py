@@ -167,6 +167,18 @@ def test_changes_and_removals_are_pushed_once() -> None:
     assert talk.polled() == []
 
 
+def test_a_policy_comes_before_the_workloads_that_list_it_and_goes_after_them() -> None:
+    store = Store()
+    session = DeltaSession(store)
+    for type_url in (ADDRESS_TYPE, AUTHORIZATION_TYPE):
+        session.on_request(request(type_url))
+    policy = Resource(AUTHORIZATION_TYPE, "ns/deny", "1", b"")
+    store.apply(Changes((workload("w1"), policy)))
+    assert [one.type_url for one in session.poll()] == [AUTHORIZATION_TYPE, ADDRESS_TYPE]
+    store.apply(Changes((workload("w1", "2"),), ((AUTHORIZATION_TYPE, "ns/deny"),)))
+    assert [one.type_url for one in session.poll()] == [ADDRESS_TYPE, AUTHORIZATION_TYPE]
+
+
 def test_many_changes_between_polls_are_one_response_with_the_latest_state() -> None:
     talk = Conversation(workload("a"))
     talk.wildcard()
