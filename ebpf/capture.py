@@ -20,7 +20,19 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
-from ebpf import bpf, bytecode, compiler, loader, maps, netns, probe, routes, selftest, sockets
+from ebpf import (
+    bpf,
+    bytecode,
+    compiler,
+    loader,
+    looping,
+    maps,
+    netns,
+    routes,
+    selftest,
+    sockets,
+    variants,
+)
 from ebpf.direct import Direct
 from ebpf.dns import DNS_PORT, DnsSockets, open_dns
 from ebpf.errors import CaptureError, CaptureReason
@@ -28,8 +40,9 @@ from ebpf.ledger import Ledger
 from ebpf.listeners import Listeners, open_listeners
 from ebpf.loader import Kernel
 from ebpf.maps import Counter, PodFlag, PodRecord
+from ebpf.marks import AGENT_MARK
+from ebpf.variants import Choice, Chosen, Variant, Why
 
-VARIANT: Final = "B"
 SEEN: Final = 15
 """Seconds after the last `renew` for which an agent counts as there."""
 
@@ -109,43 +122,44 @@ def _one_at_a_time(
 class Capture:
     """Capture on one node: maps, programs and links, pinned so that they outlive this process.
 
-    `variant`: "B" (mark at connect, policy route, steering at the SYN). `reason`: why that one, a sentence.
+    `chosen`: by which variant, and why that one.
     """
 
-    def __init__(self, kernel: Kernel, cgroup: Path | None = None) -> None:
+    def __init__(self, kernel: Kernel, cgroup: Path | None = None, variant: Variant = Variant.B) -> None:
         """Not for users: see `open`."""
-        self.variant = VARIANT
-        self.reason = ""
+        self.chosen = Chosen(variant, Why.FORCED, "")
         self._lock = threading.RLock()
         self._kernel = kernel
         self._home = netns.cookie_here()
         self._agent: int | None = None
         self._ledger = Ledger(kernel)
-        self.direct = Direct(kernel, cgroup)
+        self.direct = Direct(kernel, cgroup if variant is Variant.B else None)
         self._pods: dict[int, EnrolledPod] = {}  # by cookie; enrolled by this process
         self._leaving: dict[int, EnrolledPod] = {}  # withdrawn by it, with connections that are still relayed
 
     @classmethod
-    def open(cls, *, cgroup: Path, pin_dir: Path, agent_pid: int, cache_dir: Path | None = None) -> Capture:
+    def open(
+        cls,
+        *,
+        cgroup: Path | None,
+        pin_dir: Path,
+        agent_pid: int,
+        cache_dir: Path | None = None,
+        choice: Choice = Choice.AUTO,
+    ) -> Capture:
         """Probe the kernel, test capture in a private namespace, create or adopt the pinned state.
 
-        `cgroup`: cgroup2 directory; sockets of processes in and below it can be captured. `pin_dir`: on a BPF
-        file system. `agent_pid`: the process whose connections are never captured. `cache_dir`: for byte code.
-        About half a second. CaptureError says in one line what is missing and what to do.
+        `cgroup`: cgroup2 directory; sockets of processes in and below it can be captured; None if there is no
+        cgroup2. `pin_dir`: on a BPF file system. `agent_pid`: the process whose connections are never captured.
+        `cache_dir`: for byte code. `choice`: of the variants. About half a second. CaptureError says in one line
+        what is missing and what to do.
         """
-        probe.require(cgroup, pin_dir)
         collection = compiler.obtain(cache_dir or compiler.CACHE_DIR)
-        result = selftest.run(collection, cgroup, pin_dir)
-        log.info("capture variant %s: %s", result.variant or "none", result.reason)
-        if not result.variant:
-            raise CaptureError(
-                CaptureReason.SELF_TEST_FAILED,
-                result.reason,
-                "nothing was changed; report this with `uname -a`",
-            )
-        capture = cls.attach(collection, cgroup, pin_dir)
+        chosen = variants.choose(choice, collection, cgroup, pin_dir)
+        log.info("capture variant %s (%s): %s", chosen.variant, chosen.why, chosen.reason)
+        capture = cls.attach(collection, cgroup, pin_dir, chosen.variant)
         try:
-            capture.reason = result.reason
+            capture.chosen = chosen
             capture.exempt_agent(agent_pid)
         except BaseException:
             capture.close()
@@ -153,15 +167,32 @@ class Capture:
         return capture
 
     @classmethod
-    def attach(cls, collection: bytecode.Collection, cgroup: Path, pin_dir: Path) -> Capture:
+    def attach(
+        cls,
+        collection: bytecode.Collection,
+        cgroup: Path | None,
+        pin_dir: Path,
+        variant: Variant = Variant.B,
+    ) -> Capture:
         """`open` without probe, self-test and agent: create or adopt the pinned state."""
         with _explained(), contextlib.ExitStack() as undo:
             kernel = Kernel.open(collection, pin_dir)
             undo.callback(kernel.close)
-            kernel.attach_cgroup(cgroup)
-            capture = cls(kernel, cgroup)
+            if variant is Variant.B and cgroup is not None:
+                kernel.attach_cgroup(cgroup)
+            capture = cls(kernel, cgroup, variant)
             undo.pop_all()
         return capture
+
+    @property
+    def variant(self) -> Variant:
+        """How outbound connections are captured."""
+        return self.chosen.variant
+
+    @property
+    def dial_mark(self) -> int:
+        """SO_MARK for connections of the agent's own in a pod (but see `marks.ONWARD_MARK`)."""
+        return AGENT_MARK if self.variant is Variant.C else 0
 
     @_one_at_a_time
     def exempt_agent(self, pid: int) -> None:
@@ -210,6 +241,7 @@ class Capture:
             if not listeners or not listeners.are_open():
                 listeners = open_listeners(netns_fd)
                 undo.callback(listeners.close)
+                listeners.mark(self.dial_mark)
             dns = former.dns if former and pod.captures_dns else None
             if pod.captures_dns and not (dns and dns.are_open()):
                 dns = open_dns(netns_fd)
@@ -256,6 +288,8 @@ class Capture:
         try:
             self._ledger.leave(self._ledger.records[pod.cookie])
             _spare_dns(mine.network)
+            if self.variant is Variant.C:
+                _narrow(mine.network)
             mine.listeners.await_accepted()
         finally:
             mine.close()
@@ -308,6 +342,8 @@ class Capture:
             slots.append(record.slot)
             if not mine:
                 self._forget_lost(record)
+        if self.variant is Variant.C:
+            self._kernel.detach_cgroup()  # not before: until now it may have held pods
         current = self._kernel.directory
         for directory in list(current.parent.glob("v*")):
             if directory != current:
@@ -346,7 +382,7 @@ class Capture:
         self._kernel.close()
 
     @staticmethod
-    def cleanup(cgroup: Path, pin_dir: Path) -> list[str]:
+    def cleanup(cgroup: Path | None, pin_dir: Path) -> list[str]:
         """Remove every trace; returns what was removed. Namespaces that can be found are restored."""
         removed: list[str] = []
         directory = loader.layout_dir(pin_dir)
@@ -359,7 +395,7 @@ class Capture:
             removed += loader.remove_layout(each)
         with contextlib.suppress(OSError):  # a mount point, or shared with somebody else
             pin_dir.rmdir()
-        return removed + selftest.remove_leftovers(cgroup)
+        return removed + (selftest.remove_leftovers(cgroup) if cgroup is not None else [])
 
     def _agents(self) -> list[tuple[int, bool]]:
         """Processes that are not captured, and whether they were seen lately."""
@@ -390,7 +426,9 @@ class Capture:
     def _claim(self, cookie: int, netns_fd: int, pod: PodNetwork) -> tuple[PodRecord, bool]:
         with netns.inside(netns_fd):
             sysctls = routes.current_sysctls()
-        return self._ledger.claim(cookie, netns.inode(netns_fd), _flags(pod), sysctls)
+            if self.variant is Variant.C:
+                sysctls = looping.current_sysctls(sysctls)
+        return self._ledger.claim(cookie, netns.inode(netns_fd), self._flags(pod), sysctls)
 
     def _capture(
         self,
@@ -416,11 +454,31 @@ class Capture:
         with netns.inside(netns_fd):
             routes.set_sysctls()
             routes.apply(routes.plan(pod.addresses))
+            if self.variant is Variant.B:
+                looping.narrow(pod.addresses)  # a former agent's
         self._kernel.attach_pod(slot, netns_fd)
-        self._ledger.mark_connections(self._ledger.settle(record, _flags(pod)))
+        self._ledger.mark_connections(self._ledger.settle(record, self._flags(pod)))
         if dns is not None:
             with netns.inside(netns_fd):
                 routes.capture_dns(routes.plan(pod.addresses))
+        if self.variant is Variant.C:
+            with netns.inside(netns_fd):
+                looping.set_sysctls()
+                rules = looping.plan(
+                    pod.addresses, pod.node_addresses, pod.exempt_inbound_ports, pod.exempt_outbound_ports
+                )
+                looping.keep(pod.addresses, rules)
+
+    def _flags(self, pod: PodNetwork) -> PodFlag:
+        """Variant C cannot tell the answers of an application from its own connections by the port alone that
+        would have to be left out: it goes on capturing."""
+        flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
+        if pod.only_inbound_ports is not None:
+            flags |= PodFlag.LISTED_INBOUND
+        if flags and self.variant is Variant.C:
+            log.warning("variant C captures every inbound port: bypass and included ports have no effect")
+            flags = maps.NO_FLAGS
+        return flags | PodFlag.CAPTURE_DNS if pod.captures_dns else flags
 
     def _forget(self, record: PodRecord, netns_fd: int | None) -> None:
         """Undo `_claim` and `_capture`: what marks before what steers. `netns_fd` None if it is gone."""
@@ -428,8 +486,10 @@ class Capture:
         if netns_fd is not None:
             try:
                 with netns.inside(netns_fd):
+                    looping.revert()
                     routes.revert()
                     routes.restore_sysctls(record.saved)
+                    looping.restore_sysctls(record.saved)
             except OSError as error:
                 log.warning("slot %d: network namespace not restored: %s", record.slot, error)
         self._kernel.detach_pod(record.slot)
@@ -455,11 +515,13 @@ class Capture:
                 os.close(netns_fd)
 
 
-def _flags(pod: PodNetwork) -> PodFlag:
-    flags = PodFlag.BYPASS_INBOUND if pod.bypass_inbound else maps.NO_FLAGS
-    if pod.captures_dns:
-        flags |= PodFlag.CAPTURE_DNS
-    return flags if pod.only_inbound_ports is None else flags | PodFlag.LISTED_INBOUND
+def _narrow(network: PodNetwork) -> None:
+    """Loop only what is relayed. The namespace may be gone."""
+    try:
+        with netns.inside(network.netns_fd):
+            looping.narrow(network.addresses)
+    except (OSError, CaptureError) as error:
+        log.warning("the pod's connections are still looped: %s", error)
 
 
 def _relays(network: PodNetwork) -> bool:

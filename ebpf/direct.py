@@ -45,7 +45,11 @@ class Direct:
         """Attach what direct connections need. CaptureError if the kernel cannot do it, or could not take a
         permission back."""
         if self._cgroup is None:
-            raise CaptureError(CaptureReason.UNSUPPORTED, "no cgroup to attach to", "use Capture.open")
+            raise CaptureError(
+                CaptureReason.UNSUPPORTED,
+                "the direct path needs the connect hook, which this capture does without",
+                "see why variant B does not work, or leave SAME_NODE_ENCRYPTION at always",
+            )
         _require_destroy()
         self._kernel.attach_direct(self._cgroup)
 

@@ -138,14 +138,14 @@ class Ledger:
 
     def _now(self, record: PodRecord) -> PodRecord | None:
         """The pod's record as the kernel has it; None if it has none, or its slot is another pod's."""
-        raw = bpf.map_lookup(self._kernel.maps["slots"], maps.u32(record.slot), 24)
+        raw = bpf.map_lookup(self._kernel.maps["slots"], maps.u32(record.slot), maps.RECORD_SIZE)
         now = PodRecord.decode(raw) if raw else None
         return now if now is not None and now.cookie == record.cookie else None
 
     def _read_records(self) -> None:
         fd = self._kernel.maps["slots"]
         for key in list(bpf.map_keys(fd, 4)):
-            raw = bpf.map_lookup(fd, key, 24)
+            raw = bpf.map_lookup(fd, key, maps.RECORD_SIZE)
             if raw:
                 record = PodRecord.decode(raw)
                 self.records[record.cookie] = record

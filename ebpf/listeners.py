@@ -44,6 +44,16 @@ class Listeners:
         """By kind; KeyError for DNS (see `ebpf.dns`)."""
         return {Kind.OUTBOUND: self.outbound, Kind.INBOUND: self.inbound, Kind.HBONE: self.hbone}[kind]
 
+    def mark(self, mark: int) -> None:
+        """Set the mark of what they and their connections send. CaptureError."""
+        try:
+            for each in (self.outbound, self.inbound, self.hbone):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        except OSError as error:
+            raise CaptureError(
+                CaptureReason.LISTEN_FAILED, f"SO_MARK: {error.strerror}", "grant NET_ADMIN"
+            ) from error
+
     def close(self) -> None:
         """Close this process's descriptors; a copy held elsewhere goes on listening."""
         for each in (self.outbound, self.inbound, self.hbone):

@@ -70,6 +70,11 @@ class Kernel:
         """Attach the connect hooks to a cgroup, replacing the programs of a former agent without a gap."""
         self._attach_all(CGROUP_PROGRAMS, cgroup)
 
+    def detach_cgroup(self) -> None:
+        """Undo `attach_cgroup`, also if a former agent did it."""
+        for name in CGROUP_PROGRAMS:
+            unlink(self.directory / f"link_{name}")
+
     def attach_direct(self, cgroup: Path) -> None:
         """Attach what the direct path needs in addition, in the same way."""
         self._attach_all(DIRECT_PROGRAMS, cgroup)

@@ -15,7 +15,7 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 4
+LAYOUT_VERSION: Final = 5
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
@@ -23,6 +23,8 @@ KINDS: Final = 5
 UNTOUCHED: Final = 0xFF
 """Saved value of a sysctl which enrolment did not change."""
 
+RECORD_SIZE: Final = 32
+_RECORD: Final = "=QIIIBBBBB7x"
 _NO_PREALLOC: Final = 1
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -83,8 +85,8 @@ class Counter(enum.IntEnum):
 
 
 LAYOUT: Final = {
-    "pods": MapInfo(MapType.HASH, 8, 24, MAX_PODS, _NO_PREALLOC),
-    "slots": MapInfo(MapType.HASH, 4, 24, MAX_PODS, _NO_PREALLOC),
+    "pods": MapInfo(MapType.HASH, 8, 32, MAX_PODS, _NO_PREALLOC),
+    "slots": MapInfo(MapType.HASH, 4, 32, MAX_PODS, _NO_PREALLOC),
     "addresses": MapInfo(MapType.HASH, 20, 4, 131072, _NO_PREALLOC),
     "exempt": MapInfo(MapType.HASH, 8, 4, 65536, _NO_PREALLOC),
     "agents": MapInfo(MapType.HASH, 4, 4, 64, _NO_PREALLOC),
@@ -115,6 +117,8 @@ class SavedSysctls:
     tcp_fwmark_accept: int = UNTOUCHED
     fwmark_reflect_v4: int = UNTOUCHED
     fwmark_reflect_v6: int = UNTOUCHED
+    accept_local: int = UNTOUCHED
+    rp_filter: int = UNTOUCHED
 
     def or_else(self, later: SavedSysctls) -> SavedSysctls:
         """These, or where nothing was changed yet, those found later."""
@@ -122,6 +126,8 @@ class SavedSysctls:
             (self.tcp_fwmark_accept, later.tcp_fwmark_accept),
             (self.fwmark_reflect_v4, later.fwmark_reflect_v4),
             (self.fwmark_reflect_v6, later.fwmark_reflect_v6),
+            (self.accept_local, later.accept_local),
+            (self.rp_filter, later.rp_filter),
         )
         return SavedSysctls(*(new if old == UNTOUCHED else old for old, new in pairs))
 
@@ -137,18 +143,19 @@ class PodRecord:
     saved: SavedSysctls = field(default_factory=SavedSysctls)
 
     def encode(self) -> bytes:
-        """24 bytes."""
+        """`RECORD_SIZE` bytes."""
         saved = self.saved
         return struct.pack(
-            "=QIIIBBBx",
+            _RECORD,
             self.cookie, self.netns, self.slot, self.flags,
             saved.tcp_fwmark_accept, saved.fwmark_reflect_v4, saved.fwmark_reflect_v6,
+            saved.accept_local, saved.rp_filter,
         )  # fmt: skip
 
     @staticmethod
     def decode(raw: bytes) -> PodRecord:
         """Inverse of `encode`."""
-        cookie, netns, slot, flags, *saved = struct.unpack("=QIIIBBBx", raw)
+        cookie, netns, slot, flags, *saved = struct.unpack(_RECORD, raw)
         return PodRecord(cookie, netns, slot, PodFlag(flags), SavedSysctls(*saved))
 
 

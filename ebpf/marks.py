@@ -24,6 +24,10 @@ Bound to `lo` the route look-up skips the local table's entry for the pod's addr
 loop route, the connection arrives on `lo` and the steering program leaves it to the application.
 """
 
+AGENT_MARK: Final = 0x8000
+"""Bit on the agent's own sockets in a pod, listeners included, where no connect hook knows it by its process
+(variant C): what carries it is not looped."""
+
 ROUTE_TABLE: Final = 15001
 """Routing table that holds the loop routes."""
 

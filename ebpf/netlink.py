@@ -29,6 +29,7 @@ DELETE_ROUTE: Final = 25
 GET_ROUTE: Final = 26
 NEW_RULE: Final = 32
 DELETE_RULE: Final = 33
+GET_RULE: Final = 34
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 

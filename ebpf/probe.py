@@ -7,6 +7,7 @@ here leaves a trace. `python -m ebpf.probe CGROUP PIN_DIR` prints the report.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import sys
@@ -33,8 +34,8 @@ class Finding:
     error: CaptureError | None = None
 
 
-def findings(cgroup: Path, pin_dir: Path) -> list[Finding]:
-    """Try everything, in the order in which it is needed."""
+def findings(cgroup: Path | None, pin_dir: Path) -> list[Finding]:
+    """Try everything, in the order in which it is needed; without a cgroup, what variant C needs."""
     found: list[Finding] = []
     for name, attempt in _attempts(cgroup, pin_dir):
         try:
@@ -46,8 +47,8 @@ def findings(cgroup: Path, pin_dir: Path) -> list[Finding]:
     return found
 
 
-def require(cgroup: Path, pin_dir: Path) -> None:
-    """CaptureError for the first thing that is missing."""
+def require(cgroup: Path | None, pin_dir: Path) -> None:
+    """CaptureError for the first thing that is missing; without a cgroup, of what variant C needs."""
     for _, attempt in _attempts(cgroup, pin_dir):
         attempt()
 
@@ -57,14 +58,21 @@ def has_btf() -> bool:
     return Path("/sys/kernel/btf/vmlinux").exists()
 
 
-def _attempts(cgroup: Path, pin_dir: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def _attempts(cgroup: Path | None, pin_dir: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "bpf", _bpf_allowed
-    yield "cgroup2", lambda: _cgroup2(cgroup)
-    yield "bpffs", lambda: _bpffs(pin_dir)
-    yield "connect hook", lambda: _loads("cgroup/connect", ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4)
-    yield "sk_lookup", lambda: _loads("sk_lookup", ProgramType.SK_LOOKUP, AttachType.SK_LOOKUP)
+    if cgroup is not None:
+        yield "cgroup2", functools.partial(_cgroup2, cgroup)
+    yield "bpffs", functools.partial(_bpffs, pin_dir)
+    if cgroup is not None:
+        what = "cgroup/connect"
+        yield (
+            "connect hook",
+            functools.partial(_loads, what, ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
+        )
+    yield "sk_lookup", functools.partial(_loads, "sk_lookup", ProgramType.SK_LOOKUP, AttachType.SK_LOOKUP)
     yield "sockmap", _sockmap
-    yield "cgroup link", lambda: _link(cgroup)
+    if cgroup is not None:
+        yield "cgroup link", functools.partial(_link, cgroup)
 
 
 def _too_old(what: str, error: OSError, needs: str) -> CaptureError:

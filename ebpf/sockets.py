@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from ebpf.marks import LOOP_MARK
+from ebpf.marks import AGENT_MARK, LOOP_MARK
 from ebpf.netlink import Netlink, parse_attributes
 from ebpf.pairs import Endpoint
 
@@ -116,7 +116,13 @@ def destroy(victim: bytes) -> bool:
 
 
 def relayed(own: Collection[Address]) -> bool:
-    """Whether the agent relays a connection of this thread's namespace that needs the loop to `lo`.
+    """Whether the agent relays a connection of this thread's namespace that needs the loop to `lo`."""
+    return next(relayed_pairs(own), None) is not None
+
+
+def relayed_pairs(own: Collection[Address]) -> Iterator[tuple[Endpoint, Endpoint]]:
+    """The connections that the agent relays and that need the loop to `lo`, as the application has them: its own
+    end, the other end.
 
     Such a one is a pair of sockets here: the application's, and the agent's with a local address that is not
     the pod's (the original destination, or the client's address). When the application has closed its own
@@ -124,12 +130,11 @@ def relayed(own: Collection[Address]) -> bool:
     """
     sockets = {(each.local, each.remote): each for each in listed()}
     for each in sockets.values():
-        if not each.mark & LOOP_MARK or each.local.ip in own or each.local.ip.is_loopback:
+        if not each.mark & (LOOP_MARK | AGENT_MARK) or each.local.ip in own or each.local.ip.is_loopback:
             continue
         application = sockets.get((each.remote, each.local))
         if application is not None and (application.inode or application.state in _UNSENT):
-            return True
-    return False
+            yield application.local, application.remote
 
 
 def _parse(body: bytes) -> TcpSocket:

@@ -1,6 +1,7 @@
-"""The self-test's child: `python -m ebpf.trial CGROUP MOUNT_POINT`, byte code on stdin.
+"""The self-test's child: `python -m ebpf.trial MOUNT_POINT [CGROUP]`, byte code on stdin.
 
-CGROUP is made by it; MOUNT_POINT is covered by a BPF file system that only this process sees.
+MOUNT_POINT is covered by a BPF file system that only this process sees. CGROUP is made by it; without one,
+variant C is tried.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ebpf.capture import Capture, PodNetwork
 from ebpf.dns import DNS_PORT, DnsSockets
 from ebpf.errors import CaptureError
 from ebpf.marks import ONWARD_MARK
+from ebpf.variants import Variant
 
 _CONNECT_TIMEOUT: Final = 3.0
 _ASKED: Final = 6
@@ -41,10 +43,11 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _isolate(own_cgroup: Path, mount_point: Path) -> None:
+def _isolate(own_cgroup: Path | None, mount_point: Path) -> None:
     """Own cgroup, own network, and a BPF file system that only this process sees."""
-    own_cgroup.mkdir()
-    (own_cgroup / "cgroup.procs").write_text("0")
+    if own_cgroup is not None:
+        own_cgroup.mkdir()
+        (own_cgroup / "cgroup.procs").write_text("0")
     netns.unshare()
     _checked(_libc.unshare(_CLONE_NEWNS), "unshare")
     _checked(_libc.mount(b"none", b"/", None, _MS_PRIVATE_ALL, None), "mount")
@@ -125,16 +128,18 @@ def _answered(dns: DnsSockets, to: IPv4Address | IPv6Address) -> bool:
     return True
 
 
-def _unreachable(to: IPv4Address | IPv6Address) -> None:
+def _unreachable(to: IPv4Address | IPv6Address, mark: int = 0) -> None:
     with socket.socket(_family(to)) as client:
         client.settimeout(_CONNECT_TIMEOUT)
-        _expect(client.connect_ex((str(to), _PORT)) != 0, f"{to} still answers after withdrawal")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        _expect(client.connect_ex((str(to), _PORT)) != 0, f"{to} answers, but nobody is there")
 
 
-def _steps(collection: bytecode.Collection, own_cgroup: Path, mount_point: Path) -> None:
+def _steps(collection: bytecode.Collection, own_cgroup: Path | None, mount_point: Path) -> None:
     pod_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     netns.unshare()  # capture refuses the namespace it lives in
-    capture = Capture.attach(collection, own_cgroup, mount_point)
+    variant = Variant.B if own_cgroup else Variant.C
+    capture = Capture.attach(collection, own_cgroup, mount_point, variant)
     with netns.inside(pod_fd):
         _give_addresses()
         _in_the_pod(capture, PodNetwork(pod_fd, netns.addresses(pod_fd), dns=True))
@@ -150,6 +155,7 @@ def _in_the_pod(capture: Capture, network: PodNetwork) -> None:
     capture.exempt_agent(os.getpid())
     for own, far in pairs:
         _step(f"onward IPv{own.version}", _onward, own, far)
+        _step(f"the agent's own IPv{own.version}", _unreachable, far, capture.dial_mark)
     _step("withdrawal", capture.withdraw, pod)
     for far in _FAR:
         _step("withdrawal", _unreachable, far)
@@ -164,13 +170,16 @@ def _step(name: str, attempt: Callable[..., object], *arguments: object) -> None
 
 def main() -> int:
     """In the child: byte code on stdin, 0 if everything works."""
-    own_cgroup, mount_point = map(Path, sys.argv[1:])
+    mount_point, *rest = map(Path, sys.argv[1:])
+    own_cgroup = rest[0] if rest else None
     try:
         collection = bytecode.decode(sys.stdin.read())
         try:
             _isolate(own_cgroup, mount_point)
         except OSError as error:
-            raise AssertionError(f"{error}: needs SYS_ADMIN and cgroup2 mounted writable") from error
+            raise AssertionError(
+                f"{error}: needs SYS_ADMIN, and for variant B cgroup2 mounted writable"
+            ) from error
         _steps(collection, own_cgroup, mount_point)
     except (OSError, AssertionError, CaptureError, ValueError) as error:
         sys.stderr.write(f"{error}\n")

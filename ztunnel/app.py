@@ -84,12 +84,9 @@ class _NoAuthority:
         raise CertificateRefused(f"no certificate for {identity}: CA_ADDRESS is empty")
 
 
-def cgroup_of(config: Config) -> Path:
-    """The cgroup2 directory to attach to; raises StartError."""
-    found = config.cgroup or cgroup2_mount(Path("/proc/mounts").read_text())
-    if found is None:
-        raise StartError("no cgroup2 hierarchy is mounted; mount one or set AMBIENT_CGROUP")
-    return found
+def cgroup_of(config: Config) -> Path | None:
+    """The cgroup2 directory to attach to; None if there is none."""
+    return config.cgroup or cgroup2_mount(Path("/proc/mounts").read_text())
 
 
 def check_capabilities() -> None:
@@ -215,6 +212,7 @@ class Agent:
             config=self.config,
             ask=self.xds.ask if self.xds is not None and self.config.xds_on_demand else None,
             resolve=Resolver(),
+            dial_mark=self.capture.dial_mark,
         )
         return Pump(
             engine=self.engine,
@@ -229,7 +227,8 @@ class Agent:
         )
 
     def _readiness(self) -> Readiness:
-        readiness = Readiness()
+        chosen = self.capture.chosen
+        readiness = Readiness(f"capture: variant {chosen.variant} ({chosen.why}): {chosen.reason}")
         readiness.require("shutdown", lambda: not self._stopping.is_set())
         if self.xds is not None:
             readiness.require("state manager", self.xds.ready.is_set)
@@ -351,6 +350,7 @@ class Agent:
             flows=self.flows,
             metrics=self.metrics,
             readiness=self.readiness,
+            capture=self.capture.chosen,
             stop=self.stop,
         )
         return pages.handlers(view)
@@ -435,7 +435,11 @@ async def run(config: Config, writer: LineWriter, version: str) -> None:
     check_capabilities()
     listeners = pages.open_ports(config)
     opening = functools.partial(
-        Capture.open, cgroup=cgroup_of(config), pin_dir=config.pin_dir, agent_pid=os.getpid()
+        Capture.open,
+        cgroup=cgroup_of(config),
+        pin_dir=config.pin_dir,
+        agent_pid=os.getpid(),
+        choice=config.capture,
     )
     capture = await trio.to_thread.run_sync(opening)
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ebpf.variants import Choice
+
 __all__ = ["SETTINGS", "Config", "ConfigError", "Endpoint", "Setting", "describe", "load"]
 
 
@@ -112,6 +114,13 @@ def _same_node(value: str) -> bool:
     if value not in ("always", "never"):
         raise ValueError("must be always or never")
     return value == "always"
+
+
+def _choice(value: str) -> Choice:
+    try:
+        return Choice(value)
+    except ValueError:
+        raise ValueError("must be auto, B or C") from None
 
 
 def _names(value: str) -> tuple[str, ...]:
@@ -240,6 +249,13 @@ SETTINGS: tuple[Setting, ...] = (
         "AMBIENT_CGROUP", "cgroup", _optional_path, "", "cgroup2 directory to attach to; empty: the mount"
     ),
     Setting(
+        "AMBIENT_CAPTURE",
+        "capture",
+        _choice,
+        "auto",
+        "auto, or the variant B or C (docs/capture.md); auto takes C only where B does not work",
+    ),
+    Setting(
         "AMBIENT_PIN_DIR", "pin_dir", _path, "/sys/fs/bpf/ambientlite", "where maps and links stay (bpffs)"
     ),
     Setting(
@@ -301,6 +317,7 @@ class Config:
     certificate_wait: float
     crl_path: Path | None
     cgroup: Path | None
+    capture: Choice
     pin_dir: Path
     same_node_encryption: bool
     takeover: bool

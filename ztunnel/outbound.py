@@ -63,12 +63,15 @@ class Outbound:
         resolve: _Resolver | None = None,
         draw: Callable[[], float] = random.random,
         random_bytes: Callable[[int], bytes] = random.randbytes,
+        dial_mark: int = 0,
     ) -> None:
-        """`ask` is set when state comes on demand; `resolve` looks up host names of workloads."""
+        """`ask` is set when state comes on demand; `resolve` looks up host names of workloads; `dial_mark` goes on
+        every socket (`ebpf.capture.Capture.dial_mark`)."""
         self._carrier, self._store, self._identities, self._config = carrier, store, identities, config
         self._verdicts = verdicts
         self._ways: Kept[_Way] = Kept()
         self._ask, self._resolve, self._draw, self._random_bytes = ask, resolve, draw, random_bytes
+        self._dial_mark = dial_mark
 
     def accepted(self, event: Accepted, pod: Pod) -> None:
         """A captured connection waits for its verdict."""
@@ -177,7 +180,7 @@ class Outbound:
         carrier = self._carrier
         carrier.flows.admit(token, client, started, way.shared)
         if way.identity is None:
-            carrier.engine.connect_plain(token, way.destination, netns=way.pod.netns)
+            carrier.engine.connect_plain(token, way.destination, netns=way.pod.netns, mark=self._dial_mark)
             return
         random = self._random_bytes(24)
         carrier.engine.connect_tunnel(
@@ -188,13 +191,16 @@ class Outbound:
             sans=way.sans,
             authority=way.authority,
             headers=_headers(way, peer_text(client), format_traceparent(random[:16], random[16:])),
+            mark=self._dial_mark,
         )
 
     def _keep(self, event: Accepted, way: _Way, number: int, epoch: int) -> Keeping:
         """Let the engine send the next ones this way by itself."""
         engine = self._carrier.engine
         if way.identity is None:
-            return engine.keep_plain(event, number, epoch, way.destination, netns=way.pod.netns)
+            return engine.keep_plain(
+                event, number, epoch, way.destination, netns=way.pod.netns, mark=self._dial_mark
+            )
         return engine.keep_tunnel(
             event,
             number,
@@ -205,6 +211,7 @@ class Outbound:
             sans=way.sans,
             authority=way.authority,
             headers=_headers(way, CLIENT, f"00-{RANDOM}{RANDOM}-{RANDOM}-00"),
+            mark=self._dial_mark,
         )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import trio
 
+from ebpf.variants import Chosen
 from hbone.engine import Engine
 from ztunnel import admin, config_dump, http1, whatif
 from ztunnel.config import Config
@@ -62,6 +63,7 @@ class View:
     flows: Registry
     metrics: Metrics
     readiness: Readiness
+    capture: Chosen
     stop: Callable[[], None]
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
@@ -118,6 +120,8 @@ def _admin(view: View) -> admin.Admin:
     pages = admin.Admin()
     pages.page("GET", "/config_dump", "everything the agent holds", admin.json_page(lambda _: view.dump()))
     pages.page("GET", "/connections", "live connections", admin.json_page(lambda _: view.connections()))
+    capture = {field.name: getattr(view.capture, field.name) for field in fields(view.capture)}
+    pages.page("GET", "/capture", "how pods are captured, and why so", admin.json_page(lambda _: capture))
     pages.page("GET", "/explain", "?from=NS/POD&amp;to=HOST:PORT", view.explain)
     pages.page("POST", "/logging", "?level=info,xds=debug", admin.logging_page(view.config.log_level))
     pages.page("POST", "/quitquitquit", "drain and leave", view.quit)

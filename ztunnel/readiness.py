@@ -10,8 +10,10 @@ __all__ = ["Readiness"]
 class Readiness:
     """Named conditions, asked whenever somebody wants to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, *notes: str) -> None:
+        """`notes` are lines that go with every answer."""
         self._conditions: dict[str, Callable[[], bool]] = {}
+        self._notes = "".join(f"{note}\n" for note in notes)
 
     def require(self, name: str, holds: Callable[[], bool]) -> None:
         """Not ready while `holds` says no."""
@@ -24,4 +26,6 @@ class Readiness:
     def answer(self) -> tuple[int, str]:
         """Status and text of /healthz/ready."""
         pending = self.pending()
-        return (500, f"not ready, pending: {', '.join(pending)}\n") if pending else (200, "ready\n")
+        if pending:
+            return 500, f"not ready, pending: {', '.join(pending)}\n{self._notes}"
+        return 200, f"ready\n{self._notes}"

@@ -121,7 +121,9 @@ def watch_capture(metrics: Metrics, capture: Capture) -> None:
         _by("stat", lambda: capture.counters().items()),
     )
     metrics.gauge(
-        "ambient_capture_info", "How connections are captured", lambda: [({"variant": capture.variant}, 1)]
+        "ambient_capture_info",
+        "How connections are captured, and whether that was the first choice",
+        lambda: [({"variant": capture.variant, "why": capture.chosen.why}, 1)],
     )
 
 

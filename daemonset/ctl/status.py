@@ -1,10 +1,13 @@
 """`ambientctl status`."""
 
 import argparse
+import contextlib
 import json
+import os
 from typing import Any
 
 from daemonset.ctl.errors import CommandFailed
+from daemonset.ctl.inspect import fetch
 from daemonset.ctl.state import load, supervisor_lives
 from daemonset.ctl.table import table
 from daemonset.local.control import NoSupervisor, ask
@@ -21,6 +24,7 @@ def run(options: argparse.Namespace) -> int:
         state["alive"] = supervisor_lives(state)
     except NoSupervisor:
         state["alive"] = False
+    _ask_agents(state)
     print(json.dumps(state, indent=1) if options.json else _text(state))
     if not state["alive"]:
         raise CommandFailed(
@@ -29,12 +33,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ask_agents(state: dict[str, Any]) -> None:
+    """How each node's agent captures; only root can ask, and only an agent that runs answers."""
+    for name, node in state["nodes"].items():
+        node["capture"] = None
+        if state["alive"] and os.geteuid() == 0 and node["agent"] and node["agent"].get("connected"):
+            with contextlib.suppress(CommandFailed):
+                node["capture"] = fetch(state, name, "/capture")
+
+
 def _text(state: dict[str, Any]) -> str:
     parts = [_head(state), _nodes(state), _pods(state)]
     if state["services"]:
         parts.append(_services(state))
     if state["problem"]:
         parts.append(f"problem: {state['problem']}")
+    parts += [
+        f"{name} captures by variant {node['capture']['variant']}: {node['capture']['reason']}"
+        for name, node in state["nodes"].items()
+        if node["capture"] and node["capture"]["why"] != "preferred"
+    ]
     return "\n\n".join(parts)
 
 
@@ -57,10 +75,18 @@ def _head(state: dict[str, Any]) -> str:
 def _nodes(state: dict[str, Any]) -> str:
     count = {n: sum(p["node"] == n for p in state["pods"].values()) for n in state["nodes"]}
     rows = [
-        (name, n["addresses"][0], n["pod_ranges"][0], count[name], _program(n["agent"]), n["netns"])
+        (
+            name,
+            n["addresses"][0],
+            n["pod_ranges"][0],
+            count[name],
+            _program(n["agent"]),
+            n["capture"]["variant"] if n["capture"] else "-",
+            n["netns"],
+        )
         for name, n in state["nodes"].items()
     ]
-    return table(("NODE", "ADDRESS", "PODS IN", "PODS", "ZTUNNEL", "NETNS"), rows)
+    return table(("NODE", "ADDRESS", "PODS IN", "PODS", "ZTUNNEL", "CAPTURE", "NETNS"), rows)
 
 
 def _pods(state: dict[str, Any]) -> str:

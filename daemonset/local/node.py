@@ -27,7 +27,15 @@ HANDOVER_DEADLINE = "1h"
 # Another agent than this installation's: Istio's own, or a test's. Read by `ambientctl up` that starts the mesh.
 AGENT_COMMAND = "AMBIENT_AGENT_COMMAND"
 HANDED_ON = frozenset(
-    {"RUST_LOG", "LOG_FORMAT", "SAME_NODE_ENCRYPTION", "CRL_PATH", "SECRET_TTL", "AMBIENT_HANDOVER_DEADLINE"}
+    {
+        "RUST_LOG",
+        "LOG_FORMAT",
+        "SAME_NODE_ENCRYPTION",
+        "CRL_PATH",
+        "SECRET_TTL",
+        "AMBIENT_CAPTURE",
+        "AMBIENT_HANDOVER_DEADLINE",
+    }
 )
 """Settings of the agents that `ambientctl up` takes from its own environment."""
 

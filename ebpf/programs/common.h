@@ -52,7 +52,7 @@ struct pod {
 	u32 netns;      /* its inode: lets user space find it again after a restart */
 	u32 slot;
 	u32 flags;
-	u8 saved[4];    /* sysctl values before enrolment; user space's own affair */
+	u8 saved[12];   /* sysctl values before enrolment; user space's own affair */
 };
 
 struct address_key {

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 from ebpf.capture import Capture, EnrolledPod
+from ebpf.variants import Choice, Variant
 from tests.netns.capture.lab import App, Lab
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """By which capture works; a module that wants both asks for them (`both_variants`)."""
+    return Variant(getattr(request, "param", "B"))
+
+
+@pytest.fixture(scope="module")
+def lab(variant: Variant) -> Iterator[Lab]:
     """Node and pods, with applications listening."""
     with Lab() as made:
         made.serve_pods()
@@ -20,11 +27,16 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def capture(lab: Lab) -> Iterator[Capture]:
+def capture(lab: Lab, variant: Variant) -> Iterator[Capture]:
     """Capture at the lab's cgroup; everything is cleaned up afterwards."""
     made = Capture.open(
-        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+        cgroup=lab.cgroup if variant is Variant.B else None,
+        pin_dir=lab.pin_dir,
+        agent_pid=os.getpid(),
+        cache_dir=lab.cache_dir,
+        choice=Choice(variant),
     )
+    assert made.variant is variant
     yield made
     made.close()
     Capture.cleanup(lab.cgroup, lab.pin_dir)

@@ -23,6 +23,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ebpf import netns
 from ebpf.capture import EnrolledPod, PodNetwork
 from ebpf.dns import DnsSockets
@@ -58,6 +60,10 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
         assert time.monotonic() < end, f"did not come true within {seconds} s: {what}"
         threading.Event().wait(0.01)
     return value
+
+
+both_variants = pytest.mark.parametrize("variant", ["B", "C"], indirect=True, scope="module")
+"""For a module whose tests hold for either variant of capture."""
 
 
 class App:

@@ -18,9 +18,9 @@ from ebpf.dns import Question, open_upstream
 from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
-from tests.netns.capture.lab import App, Lab, Pod, network_state, wait_for
+from tests.netns.capture.lab import App, Lab, Pod, both_variants, network_state, wait_for
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, both_variants]
 
 RESOLVERS = {4: ("10.96.0.10", 53), 6: ("fd00:96::10", 53)}
 versions = pytest.mark.parametrize("version", [4, 6])

@@ -93,7 +93,7 @@ def test_what_is_missing_is_named_with_advice(
 def test_self_test_passes_and_leaves_nothing(lab: Lab) -> None:
     before = sorted(lab.cgroup.iterdir())
     result = selftest.run(compiler.shipped(), lab.cgroup, lab.pin_dir)
-    assert result.variant == "B", result.reason
+    assert result.works, result.reason
     assert sorted(lab.cgroup.iterdir()) == before
     assert lab.pins() == []
 
@@ -104,13 +104,13 @@ def test_self_test_finds_programs_that_do_not_capture(lab: Lab) -> None:
     idle = replace(shipped.programs["connect4"], code=return_1, maps=(), holes={})
     broken = replace(shipped, programs={**shipped.programs, "connect4": idle})
     result = selftest.run(broken, lab.cgroup, lab.pin_dir)
-    assert result.variant == ""
+    assert not result.works
     assert result.reason.startswith("outbound IPv4: ")
     assert "\n" not in result.reason
 
 
 def test_open_refuses_when_the_self_test_fails(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = selftest.SelfTestResult("", "outbound IPv4: timed out")
+    failed = selftest.SelfTestResult(False, "outbound IPv4: timed out")
     monkeypatch.setattr(selftest, "run", lambda *_: failed)
     with pytest.raises(CaptureError, match="outbound IPv4") as refused:
         Capture.open(cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir)

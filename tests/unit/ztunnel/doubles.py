@@ -60,6 +60,7 @@ class FakeCapture:
     live: dict[int, EnrolledPod] = field(default_factory=dict)
     pruned: list[list[EnrolledPod]] = field(default_factory=list)
     variant: str = "B"
+    dial_mark: int = 0
     relays: bool = False
 
     def enrol(self, pod: PodNetwork) -> EnrolledPod:
