@@ -101,6 +101,7 @@ def check_capabilities() -> None:
 def _engine_config(config: Config) -> EngineConfig:
     return EngineConfig(
         workers=config.workers or min(2, len(os.sched_getaffinity(0))),
+        ipsec_mb=config.ipsec_mb,
         event_hold=_EVENT_HOLD,
         stream_window_max=config.stream_window,
         connection_window_max=config.connection_window,
@@ -450,7 +451,11 @@ async def run(config: Config, writer: LineWriter, version: str) -> None:
             _log.info(
                 "agent started",
                 extra=fields(
-                    version=version, node=config.node_name, capture=capture.variant, took=f"{took:.2f}s"
+                    version=version,
+                    node=config.node_name,
+                    capture=capture.variant,
+                    records="ipsec-mb" if engine.uses_ipsec_mb else "OpenSSL",
+                    took=f"{took:.2f}s",
                 ),
             )
             await agent.run(listeners)

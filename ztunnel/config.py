@@ -207,6 +207,7 @@ SETTINGS: tuple[Setting, ...] = (
         "0",
         "engine threads; 0: two, or one where it may run on only one CPU",
     ),
+    Setting("AMBIENT_IPSEC_MB", "ipsec_mb", _flag, "true", "TLS records by ipsec-mb where it is there"),
     Setting(
         "TERMINATION_GRACE_PERIOD_SECONDS",
         "grace_period",
@@ -304,6 +305,7 @@ class Config:
     pool_max_streams: int
     pool_idle: float
     workers: int
+    ipsec_mb: bool
     grace_period: float | None
     termination_deadline: float | None
     handover_deadline: float | None

@@ -141,6 +141,8 @@ class Engine:
         self.config = config
         self.event_fd: int = self._core.event_fd
         """Readable while events wait (an eventfd; the engine owns it)."""
+        self.uses_ipsec_mb: bool = self._core.uses_ipsec_mb
+        """Whether ipsec-mb protects TLS records; otherwise OpenSSL does."""
 
     def take(self, limit: int = 256) -> list[Event]:
         """Up to `limit` waiting events, oldest first."""

@@ -20,6 +20,8 @@ class EngineConfig:
     `event_hold` is how long events that nobody waits for (`Established`, `Closed`, `Admitted`) may stay with a
     worker, so that one look at the events finds more of them; 0 signals each at once.
     `max_verdicts` bounds what `Engine.keep_plain` and `keep_tunnel` keep.
+    `ipsec_mb` lets Intel's Multi-Buffer library protect TLS records where it is installed and the CPU has the
+    instructions for which it is faster (VAES, AVX-512); otherwise, and without it, OpenSSL does.
     """
 
     workers: int = 2
@@ -57,5 +59,6 @@ class EngineConfig:
     close_linger: float = 1.0
 
     cut_expired: bool = False
+    ipsec_mb: bool = True
     rekey_records: int = 1 << 23
     tunnel_events: bool = False

@@ -38,6 +38,16 @@ static int start_workers(struct engine *e)
     return error;
 }
 
+/* A library that does not do what OpenSSL does is none. */
+static struct ipsec_mb *load_ipsec_mb(void)
+{
+    struct ipsec_mb *mb = ipsec_mb_load();
+    if (mb && aead_agrees(mb))
+        return mb;
+    ipsec_mb_free(mb);
+    return NULL;
+}
+
 struct engine *engine_start(const struct engine_config *config)
 {
     struct engine *e = calloc(1, sizeof *e);
@@ -58,6 +68,7 @@ struct engine *engine_start(const struct engine_config *config)
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->counters_lock, NULL);
     verdicts_init(&e->verdicts);
+    e->mb = config->ipsec_mb ? load_ipsec_mb() : NULL;
     e->revocation = revocation_new();
     int error = !e->revocation ? -ENOMEM : event_queue_init(&e->events) ? start_workers(e) : -errno;
     if (!error)
@@ -109,10 +120,16 @@ void engine_free(struct engine *e)
     event_queue_free(&e->events);
     verdicts_free(&e->verdicts);
     revocation_free(e->revocation);
+    ipsec_mb_free(e->mb);
     pthread_mutex_destroy(&e->lock);
     pthread_mutex_destroy(&e->counters_lock);
     free(e->workers);
     free(e);
+}
+
+bool engine_uses_ipsec_mb(const struct engine *e)
+{
+    return e->mb != NULL;
 }
 
 int engine_event_fd(const struct engine *e)

@@ -51,6 +51,7 @@ struct engine;
     X(ping_timeout, 1000, 20, 0.01, 1e6)                                                           \
     X(close_linger, 1000, 1, 0.01, 60)                                                             \
     X(cut_expired, 1, 0, 0, 1)                                                                     \
+    X(ipsec_mb, 1, 1, 0, 1)                                                                        \
     X(rekey_records, 1, 1 << 23, 2, 1 << 24)                                                       \
     X(tunnel_events, 1, 0, 0, 1)
 
@@ -145,6 +146,8 @@ struct engine *engine_start(const struct engine_config *config);
 void engine_stop(struct engine *e); /* idempotent; events stay takeable */
 void engine_free(struct engine *e); /* stops first */
 
+/* Whether ipsec-mb protects TLS records; otherwise OpenSSL does. */
+bool engine_uses_ipsec_mb(const struct engine *e);
 int engine_event_fd(const struct engine *e);
 struct engine_event *engine_take(struct engine *e, size_t limit); /* oldest first, linked by `next` */
 void engine_event_free(struct engine_event *event);

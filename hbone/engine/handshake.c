@@ -212,9 +212,10 @@ size_t handshake_output(struct handshake *h, const uint8_t **bytes)
     return size > 0 ? (size_t)size : 0;
 }
 
-bool handshake_keys(struct handshake *h, struct record_keys *sealing, struct record_keys *opening)
+bool handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struct record_keys *sealing,
+                    struct record_keys *opening)
 {
     unsigned suite = SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(h->ssl));
-    return h->secret_size && record_keys_init(sealing, suite, h->secrets[h->client ? 0 : 1], true) &&
-           record_keys_init(opening, suite, h->secrets[h->client ? 1 : 0], false);
+    return h->secret_size && record_keys_init(sealing, mb, suite, h->secrets[h->client ? 0 : 1], true) &&
+           record_keys_init(opening, mb, suite, h->secrets[h->client ? 1 : 0], false);
 }

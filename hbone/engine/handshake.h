@@ -46,6 +46,7 @@ enum handshake_state handshake_step(struct handshake *h, const uint8_t *record, 
 /* What must be sent; valid until the next step. */
 size_t handshake_output(struct handshake *h, const uint8_t **bytes);
 /* After HANDSHAKE_DONE: keys of both directions. */
-bool handshake_keys(struct handshake *h, struct record_keys *sealing, struct record_keys *opening);
+bool handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struct record_keys *sealing,
+                    struct record_keys *opening);
 
 #endif

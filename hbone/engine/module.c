@@ -137,6 +137,12 @@ static PyObject *core_stats(PyObject *self, PyObject *unused)
     return dict;
 }
 
+static PyObject *core_uses_ipsec_mb(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(engine_uses_ipsec_mb(engine_of(self)));
+}
+
 static PyObject *core_event_fd(PyObject *self, void *unused)
 {
     (void)unused;
@@ -371,6 +377,7 @@ static PyMethodDef core_methods[] = {
 };
 
 static PyGetSetDef core_attributes[] = {
+    {"uses_ipsec_mb", core_uses_ipsec_mb, NULL, "Whether ipsec-mb, not OpenSSL, protects TLS records.", NULL},
     {"event_fd", core_event_fd, NULL, "Readable while events wait.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -7,7 +7,7 @@
 #include "buffer.h"
 #include "wire.h"
 
-enum { HEADER = 5, TAG = 16 };
+enum { HEADER = 5 };
 
 static const EVP_MD *digest_of(unsigned suite, size_t *size)
 {
@@ -36,20 +36,20 @@ static bool expand_label(unsigned suite, const uint8_t *secret, const char *labe
     return true;
 }
 
-static bool derive(struct record_keys *k, bool sealing)
+static bool derive(struct record_keys *k, const struct ipsec_mb *mb, bool sealing)
 {
-    uint8_t key[32];
+    uint8_t key[AEAD_KEY_LARGEST];
     bool wide = k->suite == SUITE_AES_256_GCM_SHA384;
     k->sequence = 0;
     bool made = expand_label(k->suite, k->secret, "key", key, wide ? 32 : 16) &&
                 expand_label(k->suite, k->secret, "iv", k->iv, sizeof k->iv) &&
-                EVP_CipherInit_ex(k->cipher, wide ? EVP_aes_256_gcm() : EVP_aes_128_gcm(), NULL, key, NULL,
-                                  sealing) == 1;
+                aead_set_key(&k->aead, mb, wide, key, sealing);
     OPENSSL_cleanse(key, sizeof key);
     return made;
 }
 
-bool record_keys_init(struct record_keys *k, unsigned suite, const uint8_t *secret, bool sealing)
+bool record_keys_init(struct record_keys *k, const struct ipsec_mb *mb, unsigned suite, const uint8_t *secret,
+                      bool sealing)
 {
     size_t size;
     if (suite != SUITE_AES_256_GCM_SHA384 && suite != SUITE_AES_128_GCM_SHA256)
@@ -57,8 +57,7 @@ bool record_keys_init(struct record_keys *k, unsigned suite, const uint8_t *secr
     k->suite = (uint16_t)suite;
     digest_of(suite, &size);
     memcpy(k->secret, secret, size);
-    k->cipher = EVP_CIPHER_CTX_new();
-    return k->cipher && derive(k, sealing);
+    return derive(k, mb, sealing);
 }
 
 bool record_keys_update(struct record_keys *k, bool sealing)
@@ -70,53 +69,44 @@ bool record_keys_update(struct record_keys *k, bool sealing)
         return false;
     memcpy(k->secret, next, size);
     OPENSSL_cleanse(next, sizeof next);
-    return derive(k, sealing);
+    return derive(k, k->aead.mb, sealing);
 }
 
 void record_keys_free(struct record_keys *k)
 {
-    EVP_CIPHER_CTX_free(k->cipher);
+    aead_free(&k->aead);
     OPENSSL_cleanse(k, sizeof *k);
 }
 
-static void next_nonce(struct record_keys *k, uint8_t nonce[12])
+static void next_nonce(struct record_keys *k, uint8_t nonce[AEAD_NONCE])
 {
     uint64_t sequence = k->sequence++;
-    memcpy(nonce, k->iv, 12);
+    memcpy(nonce, k->iv, AEAD_NONCE);
     for (int i = 11; i > 3; i--, sequence >>= 8)
         nonce[i] ^= (uint8_t)sequence;
 }
 
 size_t record_seal(struct record_keys *k, uint8_t *plain, size_t size, enum content_type type, uint8_t *out)
 {
-    uint8_t nonce[12], borrowed = plain[size];
-    int aad, body, rest;
+    uint8_t nonce[AEAD_NONCE], borrowed = plain[size];
     next_nonce(k, nonce);
     out[0] = CONTENT_APPLICATION_DATA;
     put_u16(out + 1, 0x0303);
-    put_u16(out + 3, (uint32_t)(size + 1 + TAG));
+    put_u16(out + 3, (uint32_t)(size + 1 + AEAD_TAG));
     plain[size] = (uint8_t)type;
-    bool sealed = EVP_EncryptInit_ex(k->cipher, NULL, NULL, NULL, nonce) == 1 &&
-                  EVP_EncryptUpdate(k->cipher, NULL, &aad, out, HEADER) == 1 &&
-                  EVP_EncryptUpdate(k->cipher, out + HEADER, &body, plain, (int)size + 1) == 1 &&
-                  EVP_EncryptFinal_ex(k->cipher, out + HEADER + body, &rest) == 1 &&
-                  EVP_CIPHER_CTX_ctrl(k->cipher, EVP_CTRL_AEAD_GET_TAG, TAG, out + HEADER + size + 1) == 1;
+    bool sealed = aead_seal(&k->aead, nonce, out, HEADER, plain, size + 1, out + HEADER);
     plain[size] = borrowed;
     return sealed ? size + RECORD_OVERHEAD : 0;
 }
 
 ssize_t record_open(struct record_keys *k, uint8_t *record, size_t size, uint8_t *type)
 {
-    uint8_t nonce[12], *body = record + HEADER;
-    int aad, n, rest;
-    if (size < HEADER + 1 + TAG)
+    uint8_t nonce[AEAD_NONCE], *body = record + HEADER;
+    if (size < HEADER + 1 + AEAD_TAG)
         return -1;
     next_nonce(k, nonce);
-    if (EVP_DecryptInit_ex(k->cipher, NULL, NULL, NULL, nonce) != 1 ||
-        EVP_CIPHER_CTX_ctrl(k->cipher, EVP_CTRL_AEAD_SET_TAG, TAG, record + size - TAG) != 1 ||
-        EVP_DecryptUpdate(k->cipher, NULL, &aad, record, HEADER) != 1 ||
-        EVP_DecryptUpdate(k->cipher, body, &n, body, (int)(size - HEADER - TAG)) != 1 ||
-        EVP_DecryptFinal_ex(k->cipher, body + n, &rest) != 1)
+    ssize_t n = (ssize_t)(size - HEADER - AEAD_TAG);
+    if (!aead_open(&k->aead, nonce, record, HEADER, body, (size_t)n))
         return -1;
     while (n > 0 && body[n - 1] == 0) /* padding */
         n--;

@@ -2,11 +2,12 @@
 #ifndef HBONE_RECORD_H
 #define HBONE_RECORD_H
 
-#include <openssl/evp.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include "aead.h"
 
 enum { SECRET_LARGEST = 48 };
 
@@ -21,14 +22,16 @@ enum tls_suite { SUITE_AES_128_GCM_SHA256 = 0x1301, SUITE_AES_256_GCM_SHA384 = 0
 
 /* One direction. */
 struct record_keys {
-    EVP_CIPHER_CTX *cipher;
+    struct aead aead;
     uint64_t sequence;
     uint8_t iv[12];
     uint16_t suite;
     uint8_t secret[SECRET_LARGEST];
 };
 
-bool record_keys_init(struct record_keys *k, unsigned suite, const uint8_t *secret, bool sealing);
+/* `mb` (NULL: none) has to outlive the keys. */
+bool record_keys_init(struct record_keys *k, const struct ipsec_mb *mb, unsigned suite, const uint8_t *secret,
+                      bool sealing);
 /* The next generation of keys (RFC 8446 7.2). */
 bool record_keys_update(struct record_keys *k, bool sealing);
 void record_keys_free(struct record_keys *k);

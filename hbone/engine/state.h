@@ -350,6 +350,7 @@ struct engine {
     struct event_queue events;
     struct verdicts verdicts;
     struct revocation *revocation;
+    struct ipsec_mb *mb; /* NULL: OpenSSL protects records */
     atomic_uint n_flows, n_tunnels, n_handshakes;
     _Atomic uint64_t next_tunnel;
 };

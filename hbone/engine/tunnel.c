@@ -141,7 +141,7 @@ void tunnel_opened(struct tunnel *t)
 {
     struct worker *w = t->worker;
     const struct engine_config *c = &w->engine->config;
-    if (!handshake_keys(t->handshake, &t->sealing, &t->opening)) {
+    if (!handshake_keys(t->handshake, w->engine->mb, &t->sealing, &t->opening)) {
         tunnel_fail(t, REASON_internal, SILENTLY, "no traffic secrets");
         return;
     }

@@ -86,6 +86,7 @@ def make_engine(options: argparse.Namespace) -> tuple[Engine, int]:
     settings: dict[str, Any] = {
         "workers": options.workers or min(2, len(os.sched_getaffinity(0))),
         "event_hold": EVENT_HOLD,
+        "ipsec_mb": not options.no_ipsec_mb,
     }
     engine = (
         # Kept verdicts would not pass by `connect_tunnel`, and what counts here is the tunnel.
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument("--decide", choices=("ztunnel", "static"), default="ztunnel")
     parser.add_argument("--access-log", default="/dev/null", help="where the access log goes (/dev/null)")
     parser.add_argument("--workers", type=int, help="engine threads; default: as the node agent")
+    parser.add_argument("--no-ipsec-mb", action="store_true", help="OpenSSL protects the records")
     parser.add_argument("--cold", action="store_true", help="a tunnel for each connection")
     trio.run(serve, parser.parse_args())
 

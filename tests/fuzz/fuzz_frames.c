@@ -62,7 +62,8 @@ static void require(bool holds)
 
 int __wrap_dial(struct worker *w, const struct address *destination, struct netns *netns,
                 const struct address *source, uint32_t mark);
-bool __wrap_handshake_keys(struct handshake *h, struct record_keys *sealing, struct record_keys *opening);
+bool __wrap_handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struct record_keys *sealing,
+                           struct record_keys *opening);
 
 static int pair(int *far)
 {
@@ -92,14 +93,16 @@ int __wrap_dial(struct worker *w, const struct address *destination, struct netn
     return peer < 0 ? pair(&peer) : new_app(); /* a second tunnel leads nowhere */
 }
 
-bool __wrap_handshake_keys(struct handshake *h, struct record_keys *sealing, struct record_keys *opening)
+bool __wrap_handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struct record_keys *sealing,
+                           struct record_keys *opening)
 {
     uint8_t ours[SECRET_LARGEST] = {SECRET}, theirs[SECRET_LARGEST] = {SECRET + 1};
     (void)h;
-    return record_keys_init(sealing, SUITE_AES_128_GCM_SHA256, ours, true) &&
-           record_keys_init(opening, SUITE_AES_128_GCM_SHA256, theirs, false) &&
-           record_keys_init(&peer_sealing, SUITE_AES_128_GCM_SHA256, theirs, true) &&
-           record_keys_init(&peer_opening, SUITE_AES_128_GCM_SHA256, ours, false);
+    (void)mb;
+    return record_keys_init(sealing, NULL, SUITE_AES_128_GCM_SHA256, ours, true) &&
+           record_keys_init(opening, NULL, SUITE_AES_128_GCM_SHA256, theirs, false) &&
+           record_keys_init(&peer_sealing, NULL, SUITE_AES_128_GCM_SHA256, theirs, true) &&
+           record_keys_init(&peer_opening, NULL, SUITE_AES_128_GCM_SHA256, ours, false);
 }
 
 static void set_up(void)
@@ -185,7 +188,7 @@ static void take_record(uint8_t *record, size_t size)
 static void peer_reads(void)
 {
     ssize_t n;
-    if (peer < 0 || !peer_opening.cipher)
+    if (peer < 0 || !peer_opening.aead.cipher)
         return;
     while ((n = read(peer, inbox + inbox_size, sizeof inbox - inbox_size)) > 0) {
         size_t at = 0;
@@ -214,7 +217,7 @@ static void peer_writes(const uint8_t *bytes, size_t size)
 static void peer_seals(uint8_t type, const uint8_t *bytes, size_t size)
 {
     static uint8_t plain[RECORD_PLAIN + 1], out[RECORD_LARGEST];
-    if (!peer_sealing.cipher)
+    if (!peer_sealing.aead.cipher)
         return;
     size = size < RECORD_PLAIN ? size : RECORD_PLAIN;
     memcpy(plain, bytes, size);
@@ -305,7 +308,7 @@ static void shake_hands(void)
     struct worker *w = &world.worker;
     for (struct link *node = w->tunnels.next; node != &w->tunnels; node = node->next) {
         struct tunnel *t = container_of(node, struct tunnel, link);
-        if (t->state != TUNNEL_HANDSHAKE || peer_sealing.cipher || peer < 0)
+        if (t->state != TUNNEL_HANDSHAKE || peer_sealing.aead.cipher || peer < 0)
             continue;
         if (client_role) { /* the ClientHello is of no interest */
             while (read(peer, inbox, sizeof inbox) > 0)

@@ -1,4 +1,5 @@
-/* Record protection: what is sealed opens again; what is not sealed, or altered, or out of order, does not. */
+/* Record protection: what is sealed opens again; what is not sealed, or altered, or out of order, does not. Each side
+ * by OpenSSL, or by ipsec-mb where there is one. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,16 @@ static void require(int holds)
         abort();
 }
 
+static const struct ipsec_mb *ipsec_mb(void)
+{
+    static struct ipsec_mb *mb;
+    static bool tried;
+    if (!tried)
+        mb = ipsec_mb_load();
+    tried = true;
+    return mb;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -19,10 +30,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 4)
         return 0;
     unsigned suite = data[0] & 1 ? SUITE_AES_128_GCM_SHA256 : SUITE_AES_256_GCM_SHA384;
+    const struct ipsec_mb *sealer = data[1] & 4 ? ipsec_mb() : NULL, *opener = data[1] & 8 ? ipsec_mb() : NULL;
     unsigned updates = data[1] % 4, damage = data[2], kind = data[3] ? data[3] : 1;
     data += 4, size -= 4;
     size_t plain_size = size < RECORD_PLAIN ? size : RECORD_PLAIN;
-    require(record_keys_init(&ours, suite, secret, true) && record_keys_init(&theirs, suite, secret, false));
+    require(record_keys_init(&ours, sealer, suite, secret, true));
+    require(record_keys_init(&theirs, opener, suite, secret, false));
     for (unsigned i = 0; i < updates; i++)
         require(record_keys_update(&ours, true) && record_keys_update(&theirs, false));
     uint8_t *plain = malloc(plain_size + 1), *sealed = malloc(plain_size + RECORD_OVERHEAD);

@@ -19,6 +19,7 @@ def known() -> dict[str, Variant]:
     variants: list[Variant] = [
         Ours("ours"),
         Ours("ours-w1", workers=1),
+        Ours("ours-openssl", ipsec_mb=False),
         Ours("ours-static", decide="static"),
         Ours("ours-static-w1", workers=1, decide="static"),
         Direct(),

@@ -13,10 +13,15 @@ from tests.bench.variants.base import Variant
 
 
 class Ours(Variant):
-    """`decide` is `ztunnel` (the real decision functions over a small snapshot) or `static` (engine alone)."""
+    """`decide` is `ztunnel` (the real decision functions over a small snapshot) or `static` (engine alone).
 
-    def __init__(self, name: str, workers: int | None = None, decide: str = "ztunnel") -> None:
-        self.name, self.workers, self.decide = name, workers, decide
+    Without `ipsec_mb` OpenSSL protects all records, as where that library is not installed.
+    """
+
+    def __init__(
+        self, name: str, workers: int | None = None, decide: str = "ztunnel", *, ipsec_mb: bool = True
+    ) -> None:
+        self.name, self.workers, self.decide, self.ipsec_mb = name, workers, decide, ipsec_mb
 
     def absent(self) -> str | None:
         try:
@@ -25,12 +30,21 @@ class Ours(Variant):
             return f"the engine is not built ({error}): run make install"
         return None
 
+    def version(self) -> str | None:
+        """Which library protects the records."""
+        module = importlib.import_module("hbone.engine")
+        engine = module.Engine(module.EngineConfig(ipsec_mb=self.ipsec_mb))
+        engine.stop()
+        return "records by " + ("ipsec-mb" if engine.uses_ipsec_mb else "OpenSSL")
+
     def start(self, session: Session, case: Case) -> None:
         files = session.bed.certificates
         common = ["--roots", str(files.roots), "--decide", self.decide]
         workers = 1 if case.one_tunnel else self.workers  # a tunnel belongs to one worker
         if workers is not None:
             common += ["--workers", str(workers)]
+        if not self.ipsec_mb:
+            common.append("--no-ipsec-mb")
         if case.cold:
             common.append("--cold")
         service = f"{VIRTUAL_IP}:{SERVICE_PORT}"
