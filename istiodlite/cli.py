@@ -20,6 +20,8 @@ from istiodlite.ca.roots import advance, state_of
 from istiodlite.ca.rotation import Step, due_at, next_step
 from istiodlite.ca.tokens import DEFAULT_TTL, load_or_create_token_key, mint
 from istiodlite.manifests import DEFAULT_SIZE_LIMIT, load_folder
+from istiodlite.manifests.errors import FieldError
+from istiodlite.manifests.mesh import HONOURED, load_mesh
 from istiodlite.registry import MeshConfig, Registry
 from istiodlite.server.app import serve
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError, parse_address
@@ -64,16 +66,33 @@ def _add_mesh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", default=default.network, help="network id of this cluster; default none")
     parser.add_argument("--root-namespace", default=default.root_namespace, help="default %(default)s")
     parser.add_argument("--domain", default=default.domain, help="DNS domain; default %(default)s")
+    parser.add_argument(
+        "--mesh-config",
+        type=Path,
+        metavar="FILE",
+        help=f"Istio's MeshConfig as YAML; of it count {', '.join(HONOURED)}, before the other options",
+    )
 
 
 def _mesh(arguments: argparse.Namespace) -> MeshConfig:
-    return MeshConfig(
+    flags = MeshConfig(
         cluster_id=arguments.cluster_id,
         trust_domain=arguments.trust_domain,
         domain=arguments.domain,
         root_namespace=arguments.root_namespace,
         network=arguments.network,
     )
+    if arguments.mesh_config is None:
+        return flags
+    try:
+        mesh, others = load_mesh(arguments.mesh_config, flags)
+    except OSError as error:
+        raise StartError(f"--mesh-config: {error.filename}: {error.strerror}") from None
+    except FieldError as error:
+        raise StartError(f"--mesh-config: {error.field}: {error.message}") from None
+    if others:
+        print(f"istiodlite: --mesh-config: not read here: {', '.join(others)}", file=sys.stderr)
+    return mesh
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Gateway API kinds: plain values to objects."""
 
 from istiodlite.manifests.fields import Field
+from istiodlite.manifests.selector import parse_label_selector
 from istiodlite.objects import (
     Gateway,
     GatewayAddress,
@@ -8,7 +9,6 @@ from istiodlite.objects import (
     Listener,
     Meta,
     NamespaceSelector,
-    Requirement,
 )
 
 
@@ -40,20 +40,9 @@ def _address(item: Field) -> GatewayAddress:
 def _allowed(field: Field) -> NamespaceSelector:
     source = field["from"].choice(("Same", "All", "Selector", "None"), "Same")
     selector = field["selector"]
-    requirements = tuple(_requirement(item) for item in selector["matchExpressions"].items())
     if source == "Selector" and not selector.present:
         selector.fail("is missing; add matchLabels or use from: Same or All")
-    return NamespaceSelector(source, selector["matchLabels"].labels(), requirements)
-
-
-def _requirement(item: Field) -> Requirement:
-    operator = item["operator"].choice(("In", "NotIn", "Exists", "DoesNotExist"))
-    values = item["values"].texts()
-    if operator in ("In", "NotIn") and not values:
-        item["values"].fail(f"is missing; {operator} needs at least one")
-    if operator in ("Exists", "DoesNotExist") and values:
-        item["values"].fail(f"belongs to In and NotIn, not {operator}; remove it")
-    return Requirement(item["key"].text(), operator, values)
+    return NamespaceSelector(source, parse_label_selector(selector))
 
 
 def parse_gateway_class(meta: Meta, body: Field) -> GatewayClass:

@@ -25,7 +25,6 @@ from istiodlite.objects.gateway import (
     GatewayClass,
     Listener,
     NamespaceSelector,
-    Requirement,
 )
 from istiodlite.objects.meta import Meta, ObjectKey, Other, OwnerRef
 from istiodlite.objects.networking import Endpoint, EntryPort, ServiceEntry, WorkloadEntry
@@ -40,6 +39,7 @@ from istiodlite.objects.security import (
     Rule,
     Source,
 )
+from istiodlite.objects.selector import LabelSelector, Requirement
 
 KubeObject = (
     Namespace
@@ -69,6 +69,7 @@ __all__ = [
     "GatewayAddress",
     "GatewayClass",
     "KubeObject",
+    "LabelSelector",
     "Listener",
     "Meta",
     "MtlsMode",

@@ -1,28 +1,17 @@
 """Gateway API kinds that decide where waypoints are."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from istiodlite.objects.meta import Meta
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One of matchExpressions: `operator` is In, NotIn, Exists or DoesNotExist; values count for the first two."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
+from istiodlite.objects.selector import LabelSelector
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSelector:
-    """allowedRoutes.namespaces: `source` is Same, All, Selector or None; the rest counts for Selector only,
-    and all of it has to hold."""
+    """allowedRoutes.namespaces: `source` is Same, All, Selector or None; `selector` counts for Selector only."""
 
     source: str = "Same"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    requirements: tuple[Requirement, ...] = ()
+    selector: LabelSelector = field(default_factory=LabelSelector)
 
 
 @dataclass(frozen=True, slots=True)

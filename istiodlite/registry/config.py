@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from istiodlite.objects import LabelSelector
+from istiodlite.registry.visibility import EntryVisibility
+
 HBONE_PORT = 15008
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
@@ -35,13 +38,16 @@ DEFAULT_TRUST_DOMAIN = "cluster.local"
 
 @dataclass(frozen=True, slots=True)
 class MeshConfig:
-    """`network` is used where the root namespace carries no label topology.istio.io/network."""
+    """`network` is used where the root namespace carries no label topology.istio.io/network. Without
+    `discovery_selectors` every namespace belongs to the mesh; see `scope` and `visibility`."""
 
     cluster_id: str = "Kubernetes"
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     network: str = ""
+    discovery_selectors: tuple[LabelSelector, ...] = ()
+    entry_visibility: EntryVisibility | None = None
 
     @property
     def wire_trust_domain(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from istiodlite.api import workload_pb2
 from istiodlite.objects import Container, Pod, Service, ServiceEntry, ServicePort
+from istiodlite.registry.visibility import Visibility
 from istiodlite.registry.world import View
 
 PortMap = dict[str, workload_pb2.PortList]
@@ -18,8 +19,11 @@ def service_name(view: View, service: Service) -> str:
 def owned_hosts(view: View, entry: ServiceEntry) -> list[str]:
     """The hosts of an entry that it defines itself.
 
-    Within a namespace a Service beats entries, else the oldest entry wins: the loser defines nothing there.
+    Within a namespace a Service beats entries, else the oldest entry wins: the loser defines nothing there. Nor does
+    one that the mesh's settings hide from everybody.
     """
+    if view.entry_visibility(entry.meta.namespace) is Visibility.NONE:
+        return []
     return [host for host in dict.fromkeys(entry.hosts) if _owner(view, entry, host) is entry]
 
 

@@ -14,7 +14,7 @@ from istiodlite.objects import (
     ServiceEntry,
     WorkloadEntry,
 )
-from istiodlite.registry import authorization, peer_authentication, services, workloads
+from istiodlite.registry import authorization, peer_authentication, services, visibility, workloads
 from istiodlite.registry.config import MeshConfig
 from istiodlite.registry.resource import Condition, Resource
 from istiodlite.registry.world import Token, View, World
@@ -173,6 +173,8 @@ def _convert(
         made = list(services.entry_services(view, obj))
         found = [resource for resource, _ in made]
         conditions = [attachment.condition(key) for _, attachment in made[:1]]
+        seen = view.entry_visibility(key.namespace)
+        conditions.append(visibility.condition(key, view.config.entry_visibility, seen))
         return [*found, *workloads.service_entry_workloads(view, obj)], conditions
     if isinstance(obj, WorkloadEntry):
         resource, attachment = workloads.workload_entry_workload(view, obj)

@@ -8,6 +8,7 @@ from istiodlite.objects import EntryPort, Meta, Service, ServiceEntry, ServicePo
 from istiodlite.registry import config as names
 from istiodlite.registry.membership import owned_hosts
 from istiodlite.registry.resource import Resource, packed, service_resource
+from istiodlite.registry.visibility import Visibility
 from istiodlite.registry.waypoints import SERVICE, Attachment, attach
 from istiodlite.registry.world import View
 
@@ -73,8 +74,8 @@ def service(view: View, one: Service) -> tuple[Resource | None, Attachment]:
     return service_resource(out), attachment
 
 
-def _attach(view: View, meta: Meta, out: workload_pb2.Service) -> Attachment:
-    attachment = attach(view, meta, meta.labels, SERVICE)
+def _attach(view: View, meta: Meta, out: workload_pb2.Service, *, hidden: bool = False) -> Attachment:
+    attachment = attach(view, meta, meta.labels, SERVICE, hidden=hidden)
     if attachment.address is not None:
         out.waypoint.CopyFrom(attachment.address)
         out.ingress_use_waypoint = _ingress_use_waypoint(view, meta)
@@ -159,17 +160,24 @@ def _entry_service(view: View, entry: ServiceEntry, host: str) -> tuple[Resource
         balancing = _distribution(view, meta, "")
     if balancing is not None:
         out.load_balancing.CopyFrom(balancing)
-    attachment = _attach(view, meta, out)
+    hidden = view.entry_visibility(meta.namespace) is Visibility.NAMESPACE
+    if hidden:
+        out.visibility = workload_pb2.NAMESPACE
+    attachment = _attach(view, meta, out, hidden=hidden)
     return service_resource(out), attachment
 
 
 def _is_canonical(view: View, entry: ServiceEntry, host: str) -> bool:
-    """The entry speaks for the host mesh-wide: no Service has it and no older entry."""
+    """The entry speaks for the host mesh-wide: no Service has it and no older entry that the mesh sees."""
     claimants = view.claimants(host)
     if any(isinstance(one, Service) and one.type != "ExternalName" for one in claimants):
         return False
-    entries = [one for one in claimants if isinstance(one, ServiceEntry)]
-    return min(entries, key=lambda one: one.meta.age_order) is entry
+    entries = [
+        one
+        for one in claimants
+        if isinstance(one, ServiceEntry) and view.entry_visibility(one.meta.namespace) is Visibility.PUBLIC
+    ]
+    return entry in entries and min(entries, key=lambda one: one.meta.age_order) is entry
 
 
 def _entry_addresses(view: View, entry: ServiceEntry, host: str) -> list[workload_pb2.NetworkAddress]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from istiodlite.api import workload_pb2
-from istiodlite.objects import Gateway, Listener, Meta, ObjectKey, Requirement
+from istiodlite.objects import Gateway, Listener, Meta, ObjectKey
 from istiodlite.registry import config as names
 from istiodlite.registry.resource import Condition, packed
-from istiodlite.registry.world import View, selects
+from istiodlite.registry.world import View
 
 SERVICE = "service"
 WORKLOAD = "workload"
@@ -44,8 +44,11 @@ class _Wanted:
 NONE = Attachment()
 
 
-def attach(view: View, meta: Meta, labels: Mapping[str, str], traffic: str) -> Attachment:
-    """The waypoint of an object with these labels, for `traffic` SERVICE or WORKLOAD.
+def attach(
+    view: View, meta: Meta, labels: Mapping[str, str], traffic: str, *, hidden: bool = False
+) -> Attachment:
+    """The waypoint of an object with these labels, for `traffic` SERVICE or WORKLOAD; `hidden`: other namespaces
+    must not see it.
 
     A waypoint that is asked for but not usable leaves the object without one: traffic then goes directly.
     """
@@ -57,6 +60,10 @@ def attach(view: View, meta: Meta, labels: Mapping[str, str], traffic: str) -> A
     primary = _resolve(view, meta.namespace, wanted, traffic)
     if primary.address is None or traffic == WORKLOAD:
         return primary
+    if hidden and wanted.namespace != meta.namespace:
+        where = f"{wanted.namespace}/{wanted.name}"
+        text = f"waypoint {where} is in another namespace, which must not see this entry (serviceEntryVisibility)"
+        return Attachment(reason="CrossNamespaceWaypointForbidden", message=text)
     canary = _canary(view, meta.namespace, labels, wanted.inherited)
     if canary is None:
         return primary
@@ -153,20 +160,8 @@ def admits(view: View, gateway: Gateway, namespace: str) -> bool:
     if source == "Selector":
         # Kubernetes sets this label itself; manifests in a folder rarely carry it.
         labels = {"kubernetes.io/metadata.name": namespace, **view.namespace_labels(namespace)}
-        return selects(listener.allowed.labels, labels) and all(
-            _holds(one, labels) for one in listener.allowed.requirements
-        )
+        return listener.allowed.selector.matches(labels)
     return source == "All" or (source == "Same" and namespace == gateway.meta.namespace)
-
-
-def _holds(one: Requirement, labels: Mapping[str, str]) -> bool:
-    """As label selectors of Kubernetes: NotIn holds for labels that are not there, too."""
-    present = one.key in labels
-    if one.operator in ("Exists", "DoesNotExist"):
-        return present is (one.operator == "Exists")
-    if one.operator == "In":
-        return present and labels[one.key] in one.values
-    return not present or labels[one.key] not in one.values
 
 
 def _listener(gateway: Gateway, binding: workload_pb2.ApplicationTunnel | None) -> Listener | None:

@@ -23,6 +23,7 @@ from istiodlite.objects import (
 )
 from istiodlite.registry.allocation import Allocated, allocate
 from istiodlite.registry.config import NETWORK, MeshConfig
+from istiodlite.registry.visibility import Visibility
 
 Token = tuple[str, ...]
 _T = TypeVar("_T")
@@ -141,6 +142,11 @@ class View:
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         found = self._get(Namespace, "Namespace", "", name)
         return found.meta.labels if found is not None else {}
+
+    def entry_visibility(self, namespace: str) -> Visibility:
+        """Who sees the ServiceEntries of a namespace."""
+        rules = self.config.entry_visibility
+        return Visibility.PUBLIC if rules is None else rules.of(self.namespace_labels(namespace))
 
     def namespace_annotations(self, name: str) -> Mapping[str, str]:
         found = self._get(Namespace, "Namespace", "", name)

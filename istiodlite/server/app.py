@@ -21,6 +21,7 @@ from istiodlite.metrics import Metrics
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.registry import Registry
 from istiodlite.registry.resource import short_type
+from istiodlite.registry.scope import Scope
 from istiodlite.server.config import ServeConfig, StartError
 from istiodlite.server.debounce import Debounce
 from istiodlite.server.grpc_thread import GrpcThread
@@ -45,6 +46,7 @@ class ControlPlane:
         self.metrics.source_age.set_function(inputs.source.age)
         self._inputs = inputs
         self.registry = Registry(config.mesh)
+        self._scope = Scope(config.mesh.discovery_selectors, config.mesh.root_namespace)
         # Replaced as a whole, so that the gRPC thread may read it at any time.
         self.pods = PodIndex()
         self.errors: tuple[Any, ...] = ()
@@ -180,7 +182,7 @@ class ControlPlane:
         seen = self._debounce.take()
         batch, self._waiting = self._waiting, {}
         begin = time.monotonic()
-        changes = self.registry.apply(batch)
+        changes = self.registry.apply(self._scope.narrow(batch))
         self._inputs.pushed(self.registry)
         self.metrics.batches.inc()
         self.metrics.build_time.observe(time.monotonic() - begin)
