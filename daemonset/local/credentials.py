@@ -25,8 +25,11 @@ class AgentIdentity:
 
 
 def write_root(data: Path, target: Path) -> None:
-    """Makes the authority if there is none yet and writes its root certificates. Raises DataError."""
-    write_atomically(target, Authority.load_or_create(data, TRUST_DOMAIN).roots_pem.decode())
+    """Makes the authority if there is none yet and writes its root certificates, where they are not as they should be:
+    roots are replaced while a mesh runs, and agents read this file whenever they connect. Raises DataError."""
+    roots = Authority.load_or_create(data, TRUST_DOMAIN).roots_pem
+    if not target.exists() or target.read_bytes() != roots:
+        write_atomically(target, roots.decode())
 
 
 def write_token(data: Path, target: Path, agent: AgentIdentity) -> None:

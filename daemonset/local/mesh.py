@@ -162,6 +162,9 @@ class Mesh:
             await trio.sleep(HOUSEKEEPING_SECONDS)
             for file in self.layout.log("x").parent.rglob("*.log"):
                 await trio.to_thread.run_sync(cut_log, file)
+            if self.with_mesh:
+                with contextlib.suppress(DataError):  # istiodlite says the same in its log
+                    await trio.to_thread.run_sync(write_root, self.layout.data, self.layout.root_cert)
             if self.with_mesh and trio.current_time() - renewed > TOKEN_SECONDS / 3:
                 renewed = trio.current_time()
                 for node in list(self.nodes.values()):

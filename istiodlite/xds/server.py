@@ -82,7 +82,7 @@ class Client:
                 short_type(type_url): {
                     "wildcard": one.wildcard,
                     "asked": sorted(one.asked)[:100],
-                    "sent": one.sequence,
+                    "storeVersion": one.sequence,
                     "acknowledged": one.acknowledged,
                     "unacknowledged": len(one.unacknowledged),
                     "acks": one.acks,
