@@ -281,7 +281,7 @@ class Attempt:
 
 
 def load(dial: Dial, seconds: float, asks: int) -> list[Attempt]:
-    """One connection after another, each with so many questions."""
+    """One connection after another; so many questions on each that the application itself answers."""
     found: list[Attempt] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -291,7 +291,7 @@ def load(dial: Dial, seconds: float, asks: int) -> list[Attempt]:
                 _connect(made, dial)
                 tag = _ask(made).tag
                 answered = last = time.monotonic()
-                for _ in range(asks - 1):
+                for _ in range(asks - 1 if tag == "app" else 0):
                     made.send(b"?")
                     _ask(made)
                     last = time.monotonic()

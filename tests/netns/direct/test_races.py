@@ -1,7 +1,12 @@
-"""Policy flips under load: no allowed connection is lost, none that is denied gets through or lives on."""
+"""Policy flips under load: no allowed connection is lost, none that is denied gets through or lives on.
+
+`AMBIENT_TEST_FLIPS=10000` in the environment: so many flips one upon another, in each of the two tests (a quarter of an
+hour).
+"""
 
 from __future__ import annotations
 
+import bisect
 import os
 import time
 from typing import Any
@@ -21,9 +26,12 @@ from ztunnel.logs import LineWriter
 pytestmark = pytest.mark.root
 
 SECONDS = 8.0
-GRACE = 0.1
+FLIPS = int(os.environ.get("AMBIENT_TEST_FLIPS", "0"))
+DENIED, ALLOWED = (0.004, 0.004) if FLIPS else (0.15, 0.1)
+"""How long each answer stands, in seconds."""
+GRACE = 1.0 if FLIPS else 0.1
 """For an answer that was on its way when its connection was ended."""
-ASKS = {"client": 20, "guest": 400}
+ASKS = {"client": 20, "guest": 100_000 if FLIPS else 400}
 """Questions on one connection. The guest's live longer than a change takes, so that each change finds one open."""
 
 
@@ -43,7 +51,22 @@ def test_policy_flips_under_load(
     to = Dial((VIP, 80))
     denied: list[tuple[float, float]] = []
     writer = LineWriter(os.open(os.devnull, os.O_WRONLY))
-    began_load: list[Any] = []
+    mine: list[Attempt] = []
+    theirs: list[Attempt] = []
+
+    def loads() -> tuple[Any, Any]:
+        return (
+            client.start(apps.load, to, SECONDS, ASKS["client"]),
+            guest.start(apps.load, to, SECONDS, ASKS["guest"]),
+        )
+
+    async def flip(agent: Agent) -> None:
+        await agent.apply(update(allow("client")))
+        in_force = time.monotonic()
+        await trio.sleep(DENIED)
+        denied.append((in_force, time.monotonic()))
+        await agent.apply(update(allow("client", "guest")))
+        await trio.sleep(ALLOWED)
 
     async def main() -> None:
         agent = Agent(capture, pods, writer)
@@ -51,21 +74,19 @@ def test_policy_flips_under_load(
             with trio.fail_after(60):
                 while client.call(apps.exchange, to).tag != "app":
                     await trio.sleep(0.02)
-            began_load.append(client.start(apps.load, to, SECONDS, ASKS["client"]))
-            began_load.append(guest.start(apps.load, to, SECONDS, ASKS["guest"]))
-            end = time.monotonic() + SECONDS
-            while time.monotonic() < end:
-                await agent.apply(update(allow("client")))
-                in_force = time.monotonic()
-                await trio.sleep(0.15)
-                denied.append((in_force, time.monotonic()))
-                await agent.apply(update(allow("client", "guest")))
-                await trio.sleep(0.1)
+            while not denied or len(denied) < FLIPS:
+                finishing = loads()
+                end = time.monotonic() + SECONDS
+                while time.monotonic() < end:
+                    await flip(agent)
+                await agent.apply(update(allow("client")))  # ends what the guest has left
+                for finish, attempts in zip(finishing, (mine, theirs), strict=True):
+                    ok, result = await trio.to_thread.run_sync(finish)
+                    assert ok, result
+                    attempts.extend(result)
 
     trio.run(main)
-    (ok, mine), (also, theirs) = (finish() for finish in began_load)
-    assert ok, mine
-    assert also, theirs
+    print(f"{len(denied)} flips, {len(mine)} connections always allowed, {len(theirs)} allowed now and then")
     writer.close()
     lab.stop_agent()
     assert_none_lost(mine)
@@ -81,20 +102,22 @@ def assert_none_lost(attempts: list[Attempt]) -> None:
     assert [attempt for attempt in attempts if attempt.end != "ok"] == []
     assert {attempt.tag for attempt in attempts} <= {"app", "outbound"}
     direct = sum(attempt.tag == "app" for attempt in attempts)
-    assert direct > len(attempts) / 2, f"{direct} of {len(attempts)} went direct"
+    assert direct > 100, f"{direct} of {len(attempts)} went direct"
 
 
 def assert_none_leaked(attempts: list[Attempt], denied: list[tuple[float, float]]) -> None:
     """Of the client that is allowed now and then."""
-    ends = {(attempt.tag, attempt.end) for attempt in attempts}
-    assert ("app", "ok") in ends, "it was never let through"
-    assert ("app", "ECONNABORTED") in ends, "none of its connections was ever ended"
+    direct = [attempt for attempt in attempts if attempt.tag == "app"]
+    assert any(attempt.answered for attempt in direct), "it was never let through"
+    assert any(attempt.end == "ECONNABORTED" for attempt in direct), "none of its connections was ever ended"
     assert len(denied) > 10
-    for start, end in denied:
-        for attempt in attempts:
-            if attempt.tag != "app":
-                continue
-            new = start <= attempt.began and attempt.answered and attempt.answered <= end
+    starts = [start for start, _ in denied]
+    for attempt in direct:
+        following = bisect.bisect(starts, attempt.began)
+        if following:
+            start, end = denied[following - 1]
+            new = attempt.answered and attempt.answered <= end
             assert not new, f"{attempt} got through while it was denied from {start} to {end}"
-            lived = attempt.began < start and attempt.last > start + GRACE
-            assert not lived, f"{attempt} lived on after it was denied at {start}"
+        if following < len(starts):
+            lived = attempt.last > starts[following] + GRACE
+            assert not lived, f"{attempt} lived on after it was denied at {starts[following]}"
