@@ -232,7 +232,7 @@ def pinned(path: Path) -> int | None:
 
 
 def link_create(program: int, target: int, attach: AttachType) -> int:
-    """Attach a program to a cgroup directory's or a network namespace's descriptor."""
+    """Attach a program to the descriptor of a cgroup directory, a network namespace or a map of sockets."""
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))[0]
 
 

@@ -353,10 +353,11 @@ class Capture:
     @_one_at_a_time
     def counters(self) -> dict[str, int]:
         """Counted since the maps were made: captured, outbound, inbound, hbone, dropped, failed, direct,
-        fallen_back, dns.
+        fallen_back, dns, turbo.
 
         `captured`: connect() marked; `dropped`: no agent listened; `failed`: the kernel refused to steer;
-        `direct`: went direct; `fallen_back`: lost its permission on the way and went to the agent.
+        `direct`: went direct; `fallen_back`: lost its permission on the way and went to the agent; `turbo`: sockets that
+        were accelerated.
         """
         fd = self._kernel.maps["counters"]
         return {

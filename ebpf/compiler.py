@@ -27,12 +27,19 @@ from ebpf.errors import CaptureError, CaptureReason
 from ebpf.kinds import AttachType, MapInfo, ProgramType
 
 PROGRAMS_DIR: Final = Path(__file__).parent / "programs"
-SOURCES: Final = tuple(PROGRAMS_DIR / name for name in ("common.h", "direct.h", "capture.c"))
+SOURCES: Final = tuple(
+    PROGRAMS_DIR / name for name in ("common.h", "pairs.h", "turbo.h", "direct.h", "capture.c")
+)
 SHIPPED: Final = PROGRAMS_DIR / "capture.json"
 STUBS: Final = PROGRAMS_DIR / "stubs"
 CACHE_DIR: Final = Path("/var/cache/ambientlite/ebpf")
 FLAGS: Final = ("-Wall", "-Wno-unused-value", "-Wno-macro-redefined", "-Wno-address-of-packed-member")
-HOLES: Final = {"slot": 0x5107A61C}
+HOLES: Final = {
+    "slot": 0x5107A61C,
+    "write_seq": 0x5107A61D,
+    "copied_seq": 0x5107A61E,
+    "rmem_alloc": 0x5107A61F,
+}
 ENTRY_POINTS: Final = {
     "connect4": (ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),
     "connect6": (ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT6),
@@ -40,6 +47,8 @@ ENTRY_POINTS: Final = {
     "direct": (ProgramType.SOCK_OPS, AttachType.SOCK_OPS),
     "peer4": (ProgramType.CGROUP_SOCK_ADDR, AttachType.PEER4),
     "peer6": (ProgramType.CGROUP_SOCK_ADDR, AttachType.PEER6),
+    "turbo_joins": (ProgramType.SOCK_OPS, AttachType.SOCK_OPS),
+    "turbo": (ProgramType.SK_MSG, AttachType.SK_MSG_VERDICT),
 }
 _TIMEOUT: Final = 60.0
 

@@ -20,6 +20,7 @@ from ebpf import bpf, maps, netns, pairs, sockets
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.loader import Kernel
 from ebpf.pairs import Backend, DirectConnection, DirectEvent, PairKey
+from ebpf.turbo import Turbo
 
 _SO_COOKIE: Final = 57
 
@@ -33,6 +34,7 @@ class Direct:
     def __init__(self, kernel: Kernel, cgroup: Path | None) -> None:
         """Start with no pairs: what a former agent allowed rests on what it knew."""
         self._kernel, self._cgroup = kernel, cgroup
+        self.turbo = Turbo(kernel, cgroup)
         self._lock = threading.Lock()
         self._pairs: dict[PairKey, Backend] = {}
         self._of_slot: dict[int, set[PairKey]] = defaultdict(set)
@@ -57,6 +59,8 @@ class Direct:
         """No new direct connections, and nothing attached; what is open goes on, unobserved."""
         self.suspend()
         self._kernel.detach_direct()
+        self.turbo.enabled = False
+        self.turbo.sweep()
 
     def suspend(self) -> None:
         """No new direct connections until the next `renew`; pairs are forgotten."""
@@ -77,6 +81,7 @@ class Direct:
             missing = wanted.keys() - set(there)
             for key in missing:
                 bpf.map_update(fd, key, wanted[key])
+        self.turbo.sweep()
         return len(strange) + len(missing)
 
     def renew(self, seconds: float = LEASE) -> None:

@@ -10,6 +10,7 @@ class ProgramType(enum.IntEnum):
     """enum bpf_prog_type, as far as used."""
 
     SOCK_OPS = 13
+    SK_MSG = 16
     RAW_TRACEPOINT = 17
     CGROUP_SOCK_ADDR = 18
     SK_LOOKUP = 30
@@ -20,6 +21,7 @@ class AttachType(enum.IntEnum):
 
     NONE = 0
     SOCK_OPS = 3
+    SK_MSG_VERDICT = 7
     CONNECT4 = 10
     CONNECT6 = 11
     PEER4 = 29
@@ -34,6 +36,7 @@ class MapType(enum.IntEnum):
     ARRAY = 2
     LRU_HASH = 9
     SOCKMAP = 15
+    SOCKHASH = 18
     QUEUE = 22
     SK_STORAGE = 24
 

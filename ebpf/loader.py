@@ -19,6 +19,8 @@ from ebpf.maps import LAYOUT, LAYOUT_VERSION
 
 CGROUP_PROGRAMS: Final = ("connect4", "connect6")
 DIRECT_PROGRAMS: Final = ("direct", "peer4", "peer6")
+TURBO_PROGRAM: Final = "turbo_joins"
+_TURBO_VERDICT: Final = "turbo"
 _POD: Final = "pod_"
 
 
@@ -81,7 +83,27 @@ class Kernel:
 
     def detach_direct(self) -> None:
         """Undo `attach_direct`, also if a former agent did it."""
+        self.detach_turbo()
         for name in DIRECT_PROGRAMS:
+            unlink(self.directory / f"link_{name}")
+
+    def attach_turbo(self, cgroup: Path, offsets: Mapping[str, int]) -> None:
+        """Attach what acceleration needs: first what decides about messages, then what lets sockets join."""
+        verdict = self.load(_TURBO_VERDICT, **offsets)
+        path = self.directory / f"link_{_TURBO_VERDICT}"
+        try:
+            if (link := bpf.pinned(path)) is None:
+                self._create(path, _TURBO_VERDICT, self.maps["turbo_sockets"], verdict)
+            else:
+                bpf.link_update(link, verdict)
+                os.close(link)
+        finally:
+            os.close(verdict)
+        self._attach_all((TURBO_PROGRAM,), cgroup)
+
+    def detach_turbo(self) -> None:
+        """Undo `attach_turbo`; sockets that have joined stay as they are."""
+        for name in (TURBO_PROGRAM, _TURBO_VERDICT):
             unlink(self.directory / f"link_{name}")
 
     def _attach_all(self, names: tuple[str, ...], cgroup: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 5
+LAYOUT_VERSION: Final = 6
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
@@ -82,6 +82,7 @@ class Counter(enum.IntEnum):
     DIRECT = 6
     FALLEN_BACK = 7
     DNS = 8
+    TURBO = 9
 
 
 LAYOUT: Final = {
@@ -91,12 +92,14 @@ LAYOUT: Final = {
     "exempt": MapInfo(MapType.HASH, 8, 4, 65536, _NO_PREALLOC),
     "agents": MapInfo(MapType.HASH, 4, 4, 64, _NO_PREALLOC),
     "listeners": MapInfo(MapType.SOCKMAP, 4, 8, MAX_PODS * KINDS, 0),
-    "counters": MapInfo(MapType.ARRAY, 4, 8, 9, 0),
+    "counters": MapInfo(MapType.ARRAY, 4, 8, 10, 0),
     "direct_pairs": MapInfo(MapType.HASH, 24, 24, 65536, _NO_PREALLOC),
     "direct_conns": MapInfo(MapType.HASH, 36, 48, 131072, _NO_PREALLOC),
     "direct_events": MapInfo(MapType.QUEUE, 0, 104, 16384, 0),
     "direct_sockets": MapInfo(MapType.SK_STORAGE, 4, 56, 0, _NO_PREALLOC),
     "direct_until": MapInfo(MapType.ARRAY, 4, 8, 1, 0),
+    "turbo_sockets": MapInfo(MapType.SOCKHASH, 36, 4, 131072, 0),
+    "turbo_ends": MapInfo(MapType.HASH, 36, 32, 131072, _NO_PREALLOC),
 }
 
 

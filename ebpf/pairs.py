@@ -13,12 +13,14 @@ from typing import Final, NamedTuple
 from ebpf.maps import Address, address_of, ip16
 
 _KEY: Final = struct.Struct("=I16sHxx")
-_BACKEND: Final = struct.Struct("=16sIHxx")
+_BACKEND: Final = struct.Struct("=16sIHH")
 _TUPLE: Final = struct.Struct("=16s16sHH")
-_CONN: Final = struct.Struct("=QQII16sHB5x")
+CONN: Final = struct.Struct("=QQII16sHBB4x")
+_END: Final = struct.Struct("=QQQQ")
 _EVENT: Final = struct.Struct("=QQQQII36s16sHBBBB6x")
 EVENT_SIZE: Final = _EVENT.size
-CONN_SIZE: Final = _CONN.size
+CONN_SIZE: Final = CONN.size
+END_SIZE: Final = _END.size
 TUPLE_SIZE: Final = _TUPLE.size
 KEY_SIZE: Final = _KEY.size
 
@@ -50,20 +52,22 @@ class PairKey:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`struct direct_backend`: the pod (its slot) and the address of it that answers."""
+    """`struct direct_backend`: the pod (its slot) and the address of it that answers; `turbo`: both pods asked for
+    acceleration."""
 
     slot: int
     address: Endpoint
+    turbo: bool = False
 
     def encode(self) -> bytes:
         """24 bytes."""
-        return _BACKEND.pack(ip16(self.address.ip), self.slot, self.address.port)
+        return _BACKEND.pack(ip16(self.address.ip), self.slot, self.address.port, self.turbo)
 
     @staticmethod
     def decode(raw: bytes) -> Backend:
         """Inverse of `encode`."""
-        ip, slot, port = _BACKEND.unpack(raw)
-        return Backend(slot, Endpoint(address_of(ip), port))
+        ip, slot, port, turbo = _BACKEND.unpack(raw)
+        return Backend(slot, Endpoint(address_of(ip), port), bool(turbo))
 
 
 class Tuple4(NamedTuple):
@@ -83,6 +87,11 @@ class Tuple4(NamedTuple):
         client, server, client_port, server_port = _TUPLE.unpack(raw)
         return Tuple4(Endpoint(address_of(client), client_port), Endpoint(address_of(server), server_port))
 
+    @property
+    def reversed(self) -> Tuple4:
+        """As the server sees it."""
+        return Tuple4(self.server, self.client)
+
 
 @dataclass(frozen=True, slots=True)
 class DirectConnection:
@@ -95,6 +104,7 @@ class DirectConnection:
     ends: Tuple4
     asked: Endpoint
     accepted: bool = False
+    turbo: bool = False
 
 
 class What(enum.IntEnum):
@@ -126,9 +136,11 @@ class DirectEvent:
 
 def decode_connection(ends: bytes, raw: bytes) -> DirectConnection:
     """An entry of `direct_conns`."""
-    cookie, began, from_slot, to_slot, ip, port, accepted = _CONN.unpack(raw)
+    cookie, began, from_slot, to_slot, ip, port, accepted, turbo = CONN.unpack(raw)
     asked = Endpoint(address_of(ip), port)
-    return DirectConnection(cookie, began, from_slot, to_slot, Tuple4.decode(ends), asked, bool(accepted))
+    return DirectConnection(
+        cookie, began, from_slot, to_slot, Tuple4.decode(ends), asked, bool(accepted), bool(turbo)
+    )
 
 
 def decode_event(raw: bytes) -> DirectEvent:
@@ -141,3 +153,9 @@ def decode_event(raw: bytes) -> DirectEvent:
         cookie, began, from_slot, to_slot, Tuple4.decode(ends), asked, bool(accepted)
     )
     return DirectEvent(What(what), at, connection, sent, received, state, bool(established))
+
+
+def decode_handed_over(raw: bytes) -> tuple[int, int]:
+    """An entry of `turbo_ends`: the connection's cookie, and the bytes that this side has handed over."""
+    cookie, _, _, sent = _END.unpack(raw)
+    return cookie, sent

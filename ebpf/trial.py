@@ -43,7 +43,7 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _isolate(own_cgroup: Path | None, mount_point: Path) -> None:
+def isolate(own_cgroup: Path | None, mount_point: Path) -> None:
     """Own cgroup, own network, and a BPF file system that only this process sees."""
     if own_cgroup is not None:
         own_cgroup.mkdir()
@@ -54,9 +54,14 @@ def _isolate(own_cgroup: Path | None, mount_point: Path) -> None:
     _checked(_libc.mount(b"bpf", os.fsencode(mount_point), b"bpf", 0, None), "mount bpf")
 
 
-def _give_addresses() -> None:
+def bring_loopback_up() -> None:
+    """In this thread's network namespace. OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+
+
+def _give_addresses() -> None:
+    bring_loopback_up()
     with netlink.Netlink() as link:
         for address in _OWN:
             family, bits = _family(address), address.max_prefixlen
@@ -175,7 +180,7 @@ def main() -> int:
     try:
         collection = bytecode.decode(sys.stdin.read())
         try:
-            _isolate(own_cgroup, mount_point)
+            isolate(own_cgroup, mount_point)
         except OSError as error:
             raise AssertionError(
                 f"{error}: needs SYS_ADMIN, and for variant B cgroup2 mounted writable"

@@ -172,6 +172,7 @@ def _capture(settings: CaptureSettings) -> zds_pb2.PodCapture:
         only_included_inbound=settings.include_inbound is not None,
         include_inbound_ports=sorted(settings.include_inbound or ()),
         bypass_inbound=settings.bypass_inbound,
+        accelerate=settings.accelerate,
     )
     if settings.dns_capture is not None:
         capture.dns_capture = settings.dns_capture

@@ -17,70 +17,6 @@
 #define TCP_STATE_LAST_ACK 9
 #define TCP_STATE_CLOSING 11
 
-enum direct_role { CLIENT = 1, SERVER = 2 };
-enum direct_what { BEGUN = 1, FELL_BACK, CLIENT_CLOSED, SERVER_CLOSED };
-
-struct direct_key {
-	u32 slot;       /* of the pod that connects */
-	struct ip16 ip; /* what it asks for */
-	u16 port;
-	u16 unused;
-};
-
-struct direct_backend {
-	struct ip16 ip;
-	u32 slot;
-	u16 port;
-	u16 unused;
-};
-
-/* As the client sees it. */
-struct direct_tuple {
-	struct ip16 from, to;
-	u16 from_port, to_port;
-};
-
-struct direct_conn {
-	u64 cookie;     /* of the client's socket: names the connection */
-	u64 began;      /* CLOCK_MONOTONIC, nanoseconds */
-	u32 from_slot, to_slot;
-	struct ip16 asked;
-	u16 asked_port;
-	u8 accepted;    /* the server's socket is known and will report its end, too */
-	u8 unused[5];
-};
-
-struct direct_socket {
-	u64 cookie;
-	u32 from_slot, to_slot;
-	struct ip16 asked, backend;
-	u16 asked_port, backend_port;
-	u8 role;
-	u8 established;
-	u8 unused[2];
-};
-
-struct direct_event {
-	u64 cookie;
-	u64 at;
-	u64 sent, received; /* by the socket that reports; received may count a FIN */
-	u32 from_slot, to_slot;
-	struct direct_tuple tuple;
-	struct ip16 asked;
-	u16 asked_port;
-	u8 what;
-	u8 state;       /* before CLOSE */
-	u8 accepted;
-	u8 established;
-	u8 unused[6];
-};
-
-BPF_F_TABLE("hash", struct direct_key, struct direct_backend, direct_pairs, 65536, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("hash", struct direct_tuple, struct direct_conn, direct_conns, 131072, BPF_F_NO_PREALLOC);
-BPF_QUEUE(direct_events, struct direct_event, 16384);
-BPF_SK_STORAGE(direct_sockets, struct direct_socket);
-BPF_ARRAY(direct_until, u64, 1);
-
 static inline int is_lent(void)
 {
 	u32 only = 0;
@@ -139,36 +75,8 @@ static inline int preauthorised(struct bpf_sock *sk, struct pod *pod, struct ip1
 	direct->backend_port = backend->port;
 	direct->role = CLIENT;
 	direct->established = 0;
+	direct->turbo = backend->turbo;
 	return 1;
-}
-
-static inline void tuple_of(struct bpf_sock_ops *ctx, struct direct_tuple *tuple, int reversed)
-{
-	struct ip16 local, remote;
-	u32 family, local4, remote4;
-	u16 local_port, remote_port;
-
-	local.word[0] = READ(ctx->local_ip6[0]);
-	local.word[1] = READ(ctx->local_ip6[1]);
-	local.word[2] = READ(ctx->local_ip6[2]);
-	local.word[3] = READ(ctx->local_ip6[3]);
-	remote.word[0] = READ(ctx->remote_ip6[0]);
-	remote.word[1] = READ(ctx->remote_ip6[1]);
-	remote.word[2] = READ(ctx->remote_ip6[2]);
-	remote.word[3] = READ(ctx->remote_ip6[3]);
-	local4 = READ(ctx->local_ip4);
-	remote4 = READ(ctx->remote_ip4);
-	local_port = READ(ctx->local_port);
-	remote_port = bpf_ntohl(READ(ctx->remote_port));
-	family = READ(ctx->family);
-	if (family == FAMILY_INET || is_v4(&remote)) {
-		local = (struct ip16){{0, 0, V4_MAPPED, local4}};
-		remote = (struct ip16){{0, 0, V4_MAPPED, remote4}};
-	}
-	tuple->from = reversed ? remote : local;
-	tuple->to = reversed ? local : remote;
-	tuple->from_port = reversed ? remote_port : local_port;
-	tuple->to_port = reversed ? local_port : remote_port;
 }
 
 static inline int tell(struct direct_event *event, struct direct_socket *direct, u8 what)
@@ -211,6 +119,7 @@ static inline void client_connects(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 	conn.to_slot = direct->to_slot;
 	conn.asked = direct->asked;
 	conn.asked_port = direct->asked_port;
+	conn.turbo = direct->turbo;
 	if (direct_conns.insert(&event.tuple, &conn)) {
 		fall_back(ctx, sk);
 		return;
@@ -247,6 +156,7 @@ static inline void server_accepts(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	direct->from_slot = conn->from_slot;
 	direct->to_slot = conn->to_slot;
 	direct->role = SERVER;
+	direct->turbo = conn->turbo;
 	conn->accepted = 1;
 	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -264,9 +174,13 @@ static inline void closed(struct bpf_sock_ops *ctx, struct direct_socket *direct
 	/* An acknowledged FIN counts as a byte; so does the SYN, but not the one of an accepted connection. */
 	if (before == TCP_STATE_FIN_WAIT2 || before == TCP_STATE_LAST_ACK || before == TCP_STATE_CLOSING)
 		event.sent -= 1;
+	if (direct->turbo)
+		event.sent += turbo_ended(ctx);
 	if (is_client) {
 		event.sent -= direct->established;
 		tuple_of(ctx, &event.tuple, 0);
+		if (direct->turbo)
+			event.received += turbo_received(&event.tuple);
 		conn = direct_conns.lookup(&event.tuple);
 		if (conn && conn->cookie == direct->cookie) {
 			event.accepted = conn->accepted;

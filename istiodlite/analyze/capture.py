@@ -9,6 +9,7 @@ from ztunnel.enrol.settings import CaptureSettings
 
 _W, _I = Severity.WARNING, Severity.INFO
 _READ = (
+    settings.ACCELERATE,
     settings.BYPASS_INBOUND,
     settings.DNS_CAPTURE,
     settings.EXCLUDE_INBOUND,

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18istiodlite/api/zds.proto\x12\x12istio.workload.zds\"8\n\x08ZdsHello\x12,\n\x07version\x18\x01 \x01(\x0e\x32\x1b.istio.workload.zds.Version\"N\n\x0cWorkloadInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\tJ\x04\x08\x04\x10\x05\"\x85\x01\n\x0b\x41\x64\x64Workload\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x37\n\rworkload_info\x18\x02 \x01(\x0b\x32 .istio.workload.zds.WorkloadInfo\x12\x30\n\x07\x63\x61pture\x18\xe8\x07 \x01(\x0b\x32\x1e.istio.workload.zds.PodCapture\"\xcb\x01\n\nPodCapture\x12\x1d\n\x15\x65xclude_inbound_ports\x18\x01 \x03(\r\x12\x1e\n\x16\x65xclude_outbound_ports\x18\x02 \x03(\r\x12\x1d\n\x15only_included_inbound\x18\x03 \x01(\x08\x12\x1d\n\x15include_inbound_ports\x18\x04 \x03(\r\x12\x16\n\x0e\x62ypass_inbound\x18\x05 \x01(\x08\x12\x18\n\x0b\x64ns_capture\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_dns_capture\"\x1b\n\x0cKeepWorkload\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1a\n\x0b\x44\x65lWorkload\x12\x0b\n\x03uid\x18\x02 \x01(\t\"\x0e\n\x0cSnapshotSent\"\xe9\x01\n\x0fWorkloadRequest\x12.\n\x03\x61\x64\x64\x18\x01 \x01(\x0b\x32\x1f.istio.workload.zds.AddWorkloadH\x00\x12.\n\x03\x64\x65l\x18\x02 \x01(\x0b\x32\x1f.istio.workload.zds.DelWorkloadH\x00\x12\x39\n\rsnapshot_sent\x18\x03 \x01(\x0b\x32 .istio.workload.zds.SnapshotSentH\x00\x12\x30\n\x04keep\x18\x05 \x01(\x0b\x32 .istio.workload.zds.KeepWorkloadH\x00\x42\t\n\x07payload\"\x14\n\x03\x41\x63k\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"E\n\x10WorkloadResponse\x12&\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.istio.workload.zds.AckH\x00\x42\t\n\x07payload*\x1f\n\x07Version\x12\x0c\n\x08NOT_USED\x10\x00\x12\x06\n\x02V1\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18istiodlite/api/zds.proto\x12\x12istio.workload.zds\"8\n\x08ZdsHello\x12,\n\x07version\x18\x01 \x01(\x0e\x32\x1b.istio.workload.zds.Version\"N\n\x0cWorkloadInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\tJ\x04\x08\x04\x10\x05\"\x85\x01\n\x0b\x41\x64\x64Workload\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x37\n\rworkload_info\x18\x02 \x01(\x0b\x32 .istio.workload.zds.WorkloadInfo\x12\x30\n\x07\x63\x61pture\x18\xe8\x07 \x01(\x0b\x32\x1e.istio.workload.zds.PodCapture\"\xdf\x01\n\nPodCapture\x12\x1d\n\x15\x65xclude_inbound_ports\x18\x01 \x03(\r\x12\x1e\n\x16\x65xclude_outbound_ports\x18\x02 \x03(\r\x12\x1d\n\x15only_included_inbound\x18\x03 \x01(\x08\x12\x1d\n\x15include_inbound_ports\x18\x04 \x03(\r\x12\x16\n\x0e\x62ypass_inbound\x18\x05 \x01(\x08\x12\x18\n\x0b\x64ns_capture\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\naccelerate\x18\x07 \x01(\x08\x42\x0e\n\x0c_dns_capture\"\x1b\n\x0cKeepWorkload\x12\x0b\n\x03uid\x18\x01 \x01(\t\"\x1a\n\x0b\x44\x65lWorkload\x12\x0b\n\x03uid\x18\x02 \x01(\t\"\x0e\n\x0cSnapshotSent\"\xe9\x01\n\x0fWorkloadRequest\x12.\n\x03\x61\x64\x64\x18\x01 \x01(\x0b\x32\x1f.istio.workload.zds.AddWorkloadH\x00\x12.\n\x03\x64\x65l\x18\x02 \x01(\x0b\x32\x1f.istio.workload.zds.DelWorkloadH\x00\x12\x39\n\rsnapshot_sent\x18\x03 \x01(\x0b\x32 .istio.workload.zds.SnapshotSentH\x00\x12\x30\n\x04keep\x18\x05 \x01(\x0b\x32 .istio.workload.zds.KeepWorkloadH\x00\x42\t\n\x07payload\"\x14\n\x03\x41\x63k\x12\r\n\x05\x65rror\x18\x01 \x01(\t\"E\n\x10WorkloadResponse\x12&\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.istio.workload.zds.AckH\x00\x42\t\n\x07payload*\x1f\n\x07Version\x12\x0c\n\x08NOT_USED\x10\x00\x12\x06\n\x02V1\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'istiodlite.api.zds_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERSION']._serialized_start=930
-  _globals['_VERSION']._serialized_end=961
+  _globals['_VERSION']._serialized_start=950
+  _globals['_VERSION']._serialized_end=981
   _globals['_ZDSHELLO']._serialized_start=48
   _globals['_ZDSHELLO']._serialized_end=104
   _globals['_WORKLOADINFO']._serialized_start=106
@@ -40,17 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDWORKLOAD']._serialized_start=187
   _globals['_ADDWORKLOAD']._serialized_end=320
   _globals['_PODCAPTURE']._serialized_start=323
-  _globals['_PODCAPTURE']._serialized_end=526
-  _globals['_KEEPWORKLOAD']._serialized_start=528
-  _globals['_KEEPWORKLOAD']._serialized_end=555
-  _globals['_DELWORKLOAD']._serialized_start=557
-  _globals['_DELWORKLOAD']._serialized_end=583
-  _globals['_SNAPSHOTSENT']._serialized_start=585
-  _globals['_SNAPSHOTSENT']._serialized_end=599
-  _globals['_WORKLOADREQUEST']._serialized_start=602
-  _globals['_WORKLOADREQUEST']._serialized_end=835
-  _globals['_ACK']._serialized_start=837
-  _globals['_ACK']._serialized_end=857
-  _globals['_WORKLOADRESPONSE']._serialized_start=859
-  _globals['_WORKLOADRESPONSE']._serialized_end=928
+  _globals['_PODCAPTURE']._serialized_end=546
+  _globals['_KEEPWORKLOAD']._serialized_start=548
+  _globals['_KEEPWORKLOAD']._serialized_end=575
+  _globals['_DELWORKLOAD']._serialized_start=577
+  _globals['_DELWORKLOAD']._serialized_end=603
+  _globals['_SNAPSHOTSENT']._serialized_start=605
+  _globals['_SNAPSHOTSENT']._serialized_end=619
+  _globals['_WORKLOADREQUEST']._serialized_start=622
+  _globals['_WORKLOADREQUEST']._serialized_end=855
+  _globals['_ACK']._serialized_start=857
+  _globals['_ACK']._serialized_end=877
+  _globals['_WORKLOADRESPONSE']._serialized_start=879
+  _globals['_WORKLOADRESPONSE']._serialized_end=948
 # @@protoc_insertion_point(module_scope)

@@ -41,20 +41,22 @@ class AddWorkload(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., workload_info: _Optional[_Union[WorkloadInfo, _Mapping]] = ..., capture: _Optional[_Union[PodCapture, _Mapping]] = ...) -> None: ...
 
 class PodCapture(_message.Message):
-    __slots__ = ("exclude_inbound_ports", "exclude_outbound_ports", "only_included_inbound", "include_inbound_ports", "bypass_inbound", "dns_capture")
+    __slots__ = ("exclude_inbound_ports", "exclude_outbound_ports", "only_included_inbound", "include_inbound_ports", "bypass_inbound", "dns_capture", "accelerate")
     EXCLUDE_INBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_OUTBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
     ONLY_INCLUDED_INBOUND_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_INBOUND_PORTS_FIELD_NUMBER: _ClassVar[int]
     BYPASS_INBOUND_FIELD_NUMBER: _ClassVar[int]
     DNS_CAPTURE_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATE_FIELD_NUMBER: _ClassVar[int]
     exclude_inbound_ports: _containers.RepeatedScalarFieldContainer[int]
     exclude_outbound_ports: _containers.RepeatedScalarFieldContainer[int]
     only_included_inbound: bool
     include_inbound_ports: _containers.RepeatedScalarFieldContainer[int]
     bypass_inbound: bool
     dns_capture: bool
-    def __init__(self, exclude_inbound_ports: _Optional[_Iterable[int]] = ..., exclude_outbound_ports: _Optional[_Iterable[int]] = ..., only_included_inbound: bool = ..., include_inbound_ports: _Optional[_Iterable[int]] = ..., bypass_inbound: bool = ..., dns_capture: bool = ...) -> None: ...
+    accelerate: bool
+    def __init__(self, exclude_inbound_ports: _Optional[_Iterable[int]] = ..., exclude_outbound_ports: _Optional[_Iterable[int]] = ..., only_included_inbound: bool = ..., include_inbound_ports: _Optional[_Iterable[int]] = ..., bypass_inbound: bool = ..., dns_capture: bool = ..., accelerate: bool = ...) -> None: ...
 
 class KeepWorkload(_message.Message):
     __slots__ = ("uid",)

@@ -75,7 +75,7 @@ class Keeper:
             flows, network=network, current=current, local=self._locals.get, monotonic=monotonic
         )
         self.enabled = enabled
-        self._running = self._retiring = False
+        self._running = self._retiring = self._turbo_tried = False
         self._renewed = self._audited = float("-inf")
 
     def retire(self) -> None:
@@ -124,7 +124,8 @@ class Keeper:
                 known = Local(name, slot, os.dup(pod.enrolled.network.netns_fd), workload)
                 self._locals[slot] = known
             known.workload = workload
-            found.append(LocalPod(slot, pod.addresses, workload))
+            turbo = self._direct.turbo.enabled and pod.settings.accelerate
+            found.append(LocalPod(slot, pod.addresses, workload, turbo))
         return found
 
     @staticmethod
@@ -196,6 +197,7 @@ class Keeper:
             if not self._retiring:
                 self._direct.renew()
             self.live.expire()
+            await self._accelerate()
             await self._count()
         if now - self._audited >= AUDIT and not self._retiring:
             self._audited = now
@@ -236,7 +238,19 @@ class Keeper:
                 self._direct.forget(connection)
         self.live.end_denied()
 
+    async def _accelerate(self) -> None:
+        """Once a pod asks for it. What does not work here leaves connections direct."""
+        if self._turbo_tried or not any(pod.settings.accelerate for pod in self._pods):
+            return
+        self._turbo_tried = True
+        try:
+            await trio.to_thread.run_sync(self._direct.turbo.enable)
+        except (CaptureError, OSError) as error:
+            _log.error("direct connections are not accelerated", extra=fields(error=str(error)))
+
     async def _count(self) -> None:
+        if any(local.live for local in self._locals.values()):
+            self.live.turbo(await trio.to_thread.run_sync(self._direct.turbo.handed_over))
         for local in [local for local in self._locals.values() if local.live]:
             try:
                 self.live.count(await trio.to_thread.run_sync(_counted, local))

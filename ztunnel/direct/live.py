@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ebpf import direct as kernel
@@ -108,6 +108,7 @@ class LiveConnections:
         self._by_token: dict[int, _Live] = {}
         self._early: dict[int, DirectEvent] = {}
         self._denied: list[_Live] = []
+        self._handed_over: Mapping[int, Mapping[Endpoint, int]] = {}
         self._tokens = 0
         self.cuts = 0
 
@@ -181,13 +182,19 @@ class LiveConnections:
             live.cuts[token] = Reason(REASONS[reason])
             live.source.end(live.connection)
 
+    def turbo(self, handed_over: Mapping[int, Mapping[Endpoint, int]]) -> None:
+        """Bytes that did not go by TCP, for the next `count`: by cookie and end."""
+        self._handed_over = handed_over
+
     def count(self, counts: dict[int, tuple[int, int]]) -> None:
-        """Bytes of live connections by cookie: sent and received by the client."""
+        """Bytes of live connections by cookie: sent and received by the client by TCP."""
         for cookie, (up, down) in counts.items():
             live = self._by_cookie.get(cookie)
             if live is not None and live.client is None:
+                sent, ends = self._handed_over.get(cookie, {}), live.connection.ends
+                sent_up, sent_down = up + sent.get(ends.client, 0), down + sent.get(ends.server, 0)
                 for flow in (live.outbound, live.inbound):
-                    flow.count(max(up, flow.from_client), max(down, flow.to_client))
+                    flow.count(max(sent_up, flow.from_client), max(sent_down, flow.to_client))
 
     def expire(self) -> None:
         """End the flows of connections whose server does not close."""

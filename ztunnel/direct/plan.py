@@ -39,11 +39,13 @@ _DRAWS: Final = (0.0, 1.0 - 2.0**-53)
 
 
 class LocalPod(NamedTuple):
-    """An enrolled pod: its slot in the kernel's maps, its addresses there, what the control plane says of it."""
+    """An enrolled pod: its slot in the kernel's maps, its addresses there, what the control plane says of it; whether its
+    direct connections may be accelerated."""
 
     slot: int
     addresses: tuple[IPAddress, ...]
     workload: Workload
+    turbo: bool = False
 
 
 class Verdicts(NamedTuple):
@@ -107,7 +109,8 @@ def pairs_between(source: LocalPod, target: LocalPod, network: str, snapshot: Sn
         backend = _backend(source, target, asked, network, snapshot, depends)
         if backend is not None:
             key = PairKey(source.slot, Endpoint(asked.ip, asked.port))
-            pairs[key] = Backend(target.slot, Endpoint(backend.ip, backend.port))
+            address = Endpoint(backend.ip, backend.port)
+            pairs[key] = Backend(target.slot, address, source.turbo and target.turbo)
     return Block(pairs, frozenset(depends))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "ACCELERATE",
     "BYPASS_INBOUND",
     "DNS_CAPTURE",
     "EXCLUDE_INBOUND",
@@ -26,6 +27,7 @@ __all__ = [
     "read",
 ]
 
+ACCELERATE: Final = "ambientlite.io/same-node-acceleration"
 BYPASS_INBOUND: Final = "ambient.istio.io/bypass-inbound-capture"
 DNS_CAPTURE: Final = "ambient.istio.io/dns-capture"
 EXCLUDE_INBOUND: Final = "traffic.sidecar.istio.io/excludeInboundPorts"
@@ -47,7 +49,8 @@ class CaptureSettings:
     """One pod's own settings; empty: everything is captured.
 
     `include_inbound`: if not None, the only plaintext inbound ports that are captured. `dns_capture`: None
-    where the pod leaves it to the node's default.
+    where the pod leaves it to the node's default. `accelerate`: direct connections with other such pods of the node go
+    from socket to socket (docs/direct-path.md).
     """
 
     exclude_inbound: frozenset[int] = frozenset()
@@ -55,6 +58,7 @@ class CaptureSettings:
     include_inbound: frozenset[int] | None = None
     bypass_inbound: bool = False
     dns_capture: bool | None = None
+    accelerate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ def read(annotations: Mapping[str, str]) -> tuple[CaptureSettings, tuple[Problem
         included,
         bool(bypass),
         dns,
+        bool(reader.flag(ACCELERATE)),
     )
     return settings, tuple(reader.problems)
 

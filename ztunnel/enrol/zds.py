@@ -139,6 +139,7 @@ def _decode_settings(add: zds_pb2.AddWorkload) -> CaptureSettings | None:
         frozenset(told.include_inbound_ports) if told.only_included_inbound else None,
         told.bypass_inbound,
         told.dns_capture if told.HasField("dns_capture") else None,
+        told.accelerate,
     )
 
 

@@ -55,4 +55,4 @@ def capture_cases() -> list[Case]:
         exchange(f"{CAPTURE}rr-1", 1),
         exchange(f"{CAPTURE}rr-64", 64),
     ]
-    return [*capturing, *_same_node(DIRECT)]
+    return [*capturing, *_same_node(DIRECT), *_same_node(TURBO)]

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from ebpf import compiler
 from ebpf.capture import Capture, EnrolledPod, PodNetwork
 from ebpf.pairs import Backend, Endpoint, PairKey
+from ebpf.turbo import offsets
 from tests.bench.capture.pods import ADDRESSES, Pods
 from tests.bench.capture.session import PodSession
 from tests.bench.namespace import SERVER
@@ -33,12 +34,14 @@ def enrol(capture: Capture, pods: Pods, pod: str) -> EnrolledPod:
         os.close(fd)
 
 
-def allow(session: PodSession, capture: Capture) -> None:
+def allow(session: PodSession, capture: Capture, *, accelerated: bool) -> None:
     """Both pods enrolled, and the client's connections to the server direct."""
     client, server = (enrol(capture, session.pods, pod) for pod in ADDRESSES)
     address = Endpoint(ip_address(SERVER), SERVER_PORT)
     capture.direct.enable()
-    capture.direct.set_pairs({PairKey(client.slot, address): Backend(server.slot, address)})
+    if accelerated:
+        capture.direct.turbo.attach(offsets())
+    capture.direct.set_pairs({PairKey(client.slot, address): Backend(server.slot, address, accelerated)})
     capture.direct.renew(3600)
     _take_events(session, capture)
 

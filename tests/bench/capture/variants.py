@@ -12,7 +12,7 @@ import subprocess
 
 from ebpf import netns
 from ebpf.listeners import BACKLOG
-from tests.bench.capture.cases import CAPTURE
+from tests.bench.capture.cases import CAPTURE, TURBO
 from tests.bench.capture.kernel import allow, attach, enrol
 from tests.bench.capture.pods import sh
 from tests.bench.capture.session import PodSession
@@ -72,7 +72,7 @@ class Product(_InPods):
 
     def between(self, session: PodSession, case: Case) -> None:
         session.serve()
-        allow(session, attach(session))
+        allow(session, attach(session), accelerated=case.name.startswith(TURBO))
         session.entry = SERVER_ADDRESS
 
 

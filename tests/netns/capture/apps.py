@@ -6,10 +6,12 @@ answers (True, result) or (False, error text) on stdout.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import pickle
+import random
 import select
 import socket
 import struct
@@ -236,15 +238,88 @@ def _accept(listener: socket.socket, tag: str) -> None:
         threading.Thread(target=_answer, args=(accepted, tag), daemon=True).start()
 
 
+def _received(accepted: socket.socket) -> bytes:
+    """What comes next. An accelerated socket may say "try again" though it blocks."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            return accepted.recv(1 << 16)
+
+
 def _answer(accepted: socket.socket, tag: str) -> None:
     with accepted:
         try:
             (own, own_port), (peer, peer_port) = plain(accepted.getsockname()), plain(accepted.getpeername())
             told = f"{tag}|{own} {own_port}|{peer} {peer_port}".encode()
-            while data := accepted.recv(1 << 16):
+            while data := _received(accepted):
                 accepted.sendall(told if data == b"?" else data)
         except OSError as error:
             endings.append(errno.errorcode[error.errno or 0])
+
+
+_PATTERN = random.Random(1).randbytes(1 << 16).replace(b"?", b"!") * 6
+
+
+def pour(name: str, seed: int, size: int) -> int:
+    """Send so many bytes over a kept connection in pieces of all sizes, now and then without reading; how many came back
+    until the first that is wrong."""
+    made, sent, got, dice = _held[name], 0, 0, random.Random(seed)
+    made.setblocking(False)
+    while got < size:
+        readable, writable, _ = select.select([made], [made] if sent < size else [], [], TIMEOUT)
+        if not readable and not writable:
+            break
+        if writable:
+            piece = min(dice.choice((1, 7, 1000, 4096, 65536, 250_000)), size - sent)
+            sent += made.send(_PATTERN[sent & 0xFFFF :][:piece])
+        if readable and dice.random() < 0.7:
+            data = made.recv(dice.choice((1, 50, 3000, 65536, 250_000)))
+            if data != _PATTERN[got & 0xFFFF :][: len(data)]:
+                break
+            got += len(data)
+    made.settimeout(TIMEOUT)
+    return got
+
+
+def stuff(name: str, at: int, most: int) -> int:
+    """Send what follows the first `at` bytes over a kept connection whose other end does not read, until there is no room;
+    how many bytes."""
+    made, sent = _held[name], 0
+    made.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while sent < most:
+            sent += made.send(_PATTERN[(at + sent) & 0xFFFF :][:65536])
+    made.settimeout(TIMEOUT)
+    return sent
+
+
+_listening: list[socket.socket] = []
+
+
+def listen_only(port: int) -> None:
+    """Listen on a port, and take nothing."""
+    _listening.append(socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True))
+
+
+def accept_held(name: str) -> None:
+    """Keep the next connection to the port of `listen_only` under a name."""
+    _held[name], _ = _listening[-1].accept()
+    _held[name].settimeout(TIMEOUT)
+
+
+def read_held(name: str, at: int, size: int) -> int:
+    """Read so many bytes that follow the first `at` of what `stuff` sent; how many came until the first that is wrong."""
+    got = 0
+    while got < size and (data := _held[name].recv(100_000)):
+        if data != _PATTERN[(at + got) & 0xFFFF :][: len(data)]:
+            break
+        got += len(data)
+    return got
+
+
+def reset_held(name: str) -> None:
+    """Close a kept connection with a reset."""
+    with _held.pop(name) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
 
 
 endings: list[str] = []

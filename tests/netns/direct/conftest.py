@@ -12,7 +12,9 @@ import pytest
 from daemonset.local import cleanup
 from ebpf.capture import Capture
 from tests.netns.agent.conftest import AgentMesh, enrolled, manifests, pod
+from tests.netns.capture import apps
 from tests.netns.capture.lab import Lab
+from tests.netns.direct.bench import PORT, Bench
 from tests.netns.local.conftest import make_mesh, wait_until
 
 
@@ -66,3 +68,31 @@ def capture(lab: Lab) -> Iterator[Capture]:
     yield made
     made.close()
     Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.fixture(scope="module")
+def made(lab: Lab) -> Iterator[Bench]:
+    capture = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    first, second = (capture.enrol(pod.network()) for pod in lab.pods[:2])
+    lab.servers.serve(first.outbound, "outbound")
+    lab.servers.serve(second.inbound, "inbound")
+    found = [lab.app(pod) for pod in lab.pods]
+    for app in found:
+        app.call(apps.serve, PORT, "app")
+    capture.direct.enable()
+    yield Bench(lab, capture, first, second, *found)
+    capture.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.fixture
+def bench(made: Bench) -> Bench:
+    """With its pairs in force, and no events left over from another test."""
+    made.capture.direct.suspend()
+    made.capture.direct.set_pairs(made.pairs())
+    made.capture.direct.renew(60)
+    while made.capture.direct.take():
+        pass
+    return made

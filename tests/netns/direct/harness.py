@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -16,6 +16,7 @@ from tests.netns.capture.lab import Lab
 from tests.unit.state.builders import match, policy, service, update, workload
 from ztunnel.accesslog import AccessLog
 from ztunnel.direct.keeper import Keeper, Scissors
+from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.flows.redecide import Redecider
 from ztunnel.flows.registry import Registry
 from ztunnel.logs import LineWriter
@@ -35,6 +36,7 @@ class LocalPod:
     enrolled: EnrolledPod
     name: str
     namespace: str = "ns"
+    settings: CaptureSettings = field(default_factory=CaptureSettings)
 
     @property
     def service_account(self) -> str:

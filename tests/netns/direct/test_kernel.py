@@ -5,99 +5,18 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
 
 import pytest
 
 from ebpf import bpf, direct, loader
-from ebpf.capture import Capture, EnrolledPod
-from ebpf.pairs import Backend, DirectEvent, Endpoint, PairKey, What
+from ebpf.capture import Capture
+from ebpf.pairs import Backend, PairKey, What
 from tests.netns.capture import apps
 from tests.netns.capture.apps import MPTCP, Dial
-from tests.netns.capture.lab import App, Lab, wait_for
+from tests.netns.capture.lab import Lab, wait_for
+from tests.netns.direct.bench import PORT, VIPS, Bench, end, versions
 
 pytestmark = pytest.mark.root
-
-versions = pytest.mark.parametrize("version", [4, 6])
-VIPS = {4: "10.96.0.9", 6: "fd00:96::9"}
-PORT = 7070
-
-
-@dataclass
-class Bench:
-    """Two enrolled pods, a third that is not; applications on PORT in each; the first may talk to the second."""
-
-    lab: Lab
-    capture: Capture
-    source: EnrolledPod
-    target: EnrolledPod
-    client: App
-    server: App
-    stranger: App
-
-    def own(self, version: int) -> tuple[str, int]:
-        return self.lab.pods[1].own(version), PORT
-
-    def pairs(self) -> dict[PairKey, Backend]:
-        found = {}
-        for version in (4, 6):
-            backend = Backend(self.target.slot, _end(*self.own(version)))
-            for asked in (self.own(version), (VIPS[version], 80), (self.own(version)[0], 9)):
-                port = 9 if asked[1] == 9 else PORT
-                found[PairKey(self.source.slot, _end(*asked))] = Backend(
-                    backend.slot, Endpoint(backend.address.ip, port)
-                )
-        return found
-
-    def events(self, *wanted: What) -> list[DirectEvent]:
-        """Wait until just these have happened."""
-        found: list[DirectEvent] = []
-
-        def look() -> bool:
-            found.extend(self.capture.direct.take())
-            return len(found) >= len(wanted)
-
-        wait_for(look, f"events {wanted}, seen {[event.what.name for event in found]}")
-        assert sorted(event.what for event in found) == sorted(wanted)
-        return found
-
-    def ask(self, version: int, port: int = PORT, **how: object) -> apps.Answer:
-        return self.client.call(apps.exchange, Dial((self.own(version)[0], port), **how))  # type: ignore[arg-type]
-
-
-def _end(ip: str, port: int) -> Endpoint:
-    return Endpoint(ip_address(ip), port)
-
-
-@pytest.fixture(scope="module")
-def made(lab: Lab) -> Iterator[Bench]:
-    capture = Capture.open(
-        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
-    )
-    first, second = (capture.enrol(pod.network()) for pod in lab.pods[:2])
-    lab.servers.serve(first.outbound, "outbound")
-    lab.servers.serve(second.inbound, "inbound")
-    found = [lab.app(pod) for pod in lab.pods]
-    for app in found:
-        app.call(apps.serve, PORT, "app")
-    capture.direct.enable()
-    yield Bench(lab, capture, first, second, *found)
-    capture.close()
-    Capture.cleanup(lab.cgroup, lab.pin_dir)
-
-
-@pytest.fixture
-def bench(made: Bench) -> Bench:
-    """With its pairs in force, and no events left over from another test."""
-    made.capture.direct.suspend()
-    made.capture.direct.set_pairs(made.pairs())
-    made.capture.direct.renew(60)
-    while made.capture.direct.take():
-        pass
-    return made
-
 
 # What goes direct
 
@@ -168,7 +87,7 @@ def test_pair_that_goes_before_the_syn_leaves_sends_it_to_the_proxy(bench: Bench
     for name in ("goes", "away"):
         assert bench.client.call(apps.ask_held, name).tag == "outbound"
     assert bench.capture.counters()["fallen_back"] == before["fallen_back"] + 2
-    assert [live.asked for live in bench.capture.direct.live()] == [_end(VIPS[version], 80)]
+    assert [live.asked for live in bench.capture.direct.live()] == [end(VIPS[version], 80)]
     bench.events(What.BEGUN, What.BEGUN, What.FELL_BACK, What.BEGUN, What.FELL_BACK)
     for name in ("stays", "goes", "away"):
         bench.client.call(apps.drop_held, name)
@@ -228,7 +147,7 @@ def test_socket_used_again_asks_again(bench: Bench, version: int) -> None:
 def test_pod_that_left_is_part_of_no_pair_and_its_open_connections_go_on(bench: Bench) -> None:
     lab, capture = bench.lab, bench.capture
     third = capture.enrol(lab.pods[2].network())
-    backend = Backend(third.slot, _end(lab.pods[2].v4, PORT))
+    backend = Backend(third.slot, end(lab.pods[2].v4, PORT))
     capture.direct.set_pairs({PairKey(bench.source.slot, backend.address): backend})
     dial = Dial((lab.pods[2].v4, PORT))
     bench.client.call(apps.hold, "open", dial)
@@ -272,7 +191,7 @@ def test_bytes_are_exact_whoever_closes_first(bench: Bench, version: int, who: s
     client = next(event for event in closed if event.what is What.CLIENT_CLOSED)
     assert (client.established, client.connection.accepted, client.cookie) == (True, True, begun.cookie)
     assert client.at > begun.at
-    assert begun.connection.ends.server == _end(*bench.own(version))
+    assert begun.connection.ends.server == end(*bench.own(version))
     assert bench.capture.direct.live() == []
 
 
@@ -281,7 +200,7 @@ def test_live_connections_and_their_bytes_are_known(bench: Bench, version: int) 
     bench.client.call(apps.hold_silent, "live", Dial((VIPS[version], 80)))
     assert bench.client.call(apps.push_and_pull, "live", 5000) == 5000
     (live,) = bench.capture.direct.live()
-    assert live.asked == _end(VIPS[version], 80)
+    assert live.asked == end(VIPS[version], 80)
     assert (live.from_slot, live.to_slot) == (bench.source.slot, bench.target.slot)
     counts = direct.byte_counts(bench.lab.pods[0].fd)
     assert counts[live.cookie] == (5000, 5000)

@@ -43,7 +43,8 @@ def test_group_hbone_has_exactly_the_agreed_rows() -> None:
 def test_group_capture_has_exactly_the_agreed_rows() -> None:
     loads = ("rr-1", "rr-64", "rr-256", "stream-1k", "stream-64k", "conn")
     capturing = [f"capture-{load}" for load in ("connect", "rr-1", "rr-64")]
-    assert [case.name for case in capture_cases()] == [*capturing, *(f"same-node-direct-{x}" for x in loads)]
+    ways = [f"same-node-{way}-{load}" for way in ("direct", "turbo") for load in loads]
+    assert [case.name for case in capture_cases()] == [*capturing, *ways]
 
 
 def test_a_row_brings_its_case_and_an_unknown_one_is_refused() -> None:

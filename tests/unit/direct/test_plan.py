@@ -44,6 +44,17 @@ def local(slot: int, of: Workload) -> LocalPod:
     return LocalPod(slot, of.addresses, of)
 
 
+def test_only_pairs_of_pods_that_both_asked_are_accelerated() -> None:
+    known = snapshot(client(), server(), web())
+    pods = {w.name: w for w in known.workloads()}
+    for turbo in ((True, True), (True, False), (False, True), (False, False)):
+        plan = Plan("")
+        ends = (local(CLIENT, pods["client"]), local(SERVER, pods["server"]))
+        plan.mark([end._replace(turbo=wants) for end, wants in zip(ends, turbo, strict=True)])
+        plan.settle(known, 10)
+        assert {backend.turbo for backend in plan.pairs.values()} == {all(turbo)}
+
+
 def planned(*resources: Workload | Service | Policy) -> dict[PairKey, Backend]:
     """Pairs of the pods `client` and `server`."""
     known = snapshot(*resources)

@@ -16,9 +16,9 @@ slots = st.integers(0, maps.MAX_PODS - 1)
 endpoints = st.builds(Endpoint, addresses, ports)
 
 
-@given(slots, endpoints)
-def test_pair_survives_the_map(slot: int, endpoint: Endpoint) -> None:
-    key, backend = PairKey(slot, endpoint), Backend(slot, endpoint)
+@given(slots, endpoints, st.booleans())
+def test_pair_survives_the_map(slot: int, endpoint: Endpoint, turbo: bool) -> None:
+    key, backend = PairKey(slot, endpoint), Backend(slot, endpoint, turbo)
     info = maps.LAYOUT["direct_pairs"]
     assert (len(key.encode()), len(backend.encode())) == (info.key_size, info.value_size)
     assert PairKey.decode(key.encode()) == key
@@ -35,6 +35,7 @@ def test_tuple_survives_the_map(client: Endpoint, server: Endpoint) -> None:
 def test_sizes_are_those_of_the_maps() -> None:
     assert maps.LAYOUT["direct_events"].value_size == pairs.EVENT_SIZE
     assert maps.LAYOUT["direct_conns"].value_size == pairs.CONN_SIZE
+    assert maps.LAYOUT["turbo_ends"].value_size == pairs.END_SIZE
 
 
 def test_event_is_read_field_by_field() -> None:

@@ -17,6 +17,11 @@ def test_without_annotations_everything_is_captured() -> None:
     assert read({"example.com/else": "80"}) == (CaptureSettings(), ())
 
 
+def test_acceleration_is_for_who_asks() -> None:
+    assert read({settings.ACCELERATE: "true"}) == (CaptureSettings(accelerate=True), ())
+    assert "must be true or false" in str(*read({settings.ACCELERATE: "fast"})[1])
+
+
 def test_lists_are_read_as_istio_writes_them() -> None:
     found, problems = read({settings.EXCLUDE_INBOUND: "80, 9090", settings.EXCLUDE_OUTBOUND: "5432"})
     assert found == CaptureSettings(frozenset({80, 9090}), frozenset({5432}))

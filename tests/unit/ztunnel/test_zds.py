@@ -42,11 +42,13 @@ def test_settings_come_with_the_pod_and_istios_agent_sends_none() -> None:
     assert told.settings is None
     message = zds_pb2.WorkloadRequest.FromString(add_packet())
     message.add.capture.CopyFrom(
-        zds_pb2.PodCapture(exclude_inbound_ports=[80], only_included_inbound=True, dns_capture=False)
+        zds_pb2.PodCapture(
+            exclude_inbound_ports=[80], only_included_inbound=True, dns_capture=False, accelerate=True
+        )
     )
     told = zds.decode(message.SerializeToString(), [3])
     assert isinstance(told, zds.Add)
-    wanted = CaptureSettings(frozenset({80}), include_inbound=frozenset(), dns_capture=False)
+    wanted = CaptureSettings(frozenset({80}), include_inbound=frozenset(), dns_capture=False, accelerate=True)
     assert told.settings == wanted
     message.add.capture.exclude_outbound_ports.append(65536)
     with pytest.raises(zds.ProtocolError, match="port"):
