@@ -36,8 +36,9 @@ from ebpf import (
 from ebpf.direct import Direct
 from ebpf.dns import DNS_PORT, DnsSockets, open_dns
 from ebpf.errors import CaptureError, CaptureReason
+from ebpf.fdstore import FdStore
 from ebpf.ledger import Ledger
-from ebpf.listeners import Listeners, open_listeners
+from ebpf.listeners import Listeners, adopt, open_listeners
 from ebpf.loader import Kernel
 from ebpf.maps import Counter, PodFlag, PodRecord
 from ebpf.marks import AGENT_MARK
@@ -130,6 +131,7 @@ class Capture:
         self.chosen = Chosen(variant, Why.FORCED, "")
         self._lock = threading.RLock()
         self._kernel = kernel
+        self._store: FdStore | None = None
         self._home = netns.cookie_here()
         self._agent: int | None = None
         self._ledger = Ledger(kernel)
@@ -194,6 +196,13 @@ class Capture:
         """SO_MARK for connections of the agent's own in a pod (but see `marks.ONWARD_MARK`)."""
         return AGENT_MARK if self.variant is Variant.C else 0
 
+    def use_store(self, store: FdStore) -> None:
+        """From now on keep pods' listeners there, and look there first for those a killed agent left.
+
+        `close` closes it.
+        """
+        self._store = store
+
     @_one_at_a_time
     def exempt_agent(self, pid: int) -> None:
         """Never capture connections of this process; entries of agents that are gone are dropped.
@@ -216,6 +225,9 @@ class Capture:
         if self._agent is not None:
             now = int(time.monotonic())
             bpf.map_update(self._kernel.maps["agents"], maps.u32(self._agent), maps.u32(now))
+        if self._store:
+            pods = ((pod.cookie, pod.listeners) for pod in self._pods.values())
+            self._store.renew({cookie: each.descriptors() for cookie, each in pods if each.are_open()})
 
     @_one_at_a_time
     def has_company(self) -> bool:
@@ -239,7 +251,7 @@ class Capture:
                 undo.callback(os.close, netns_fd)
             listeners = former.listeners if former else None
             if not listeners or not listeners.are_open():
-                listeners = open_listeners(netns_fd)
+                listeners = self._left_behind(cookie) or open_listeners(netns_fd)
                 undo.callback(listeners.close)
                 listeners.mark(self.dial_mark)
             dns = former.dns if former and pod.captures_dns else None
@@ -268,6 +280,8 @@ class Capture:
             replace(pod, netns_fd=netns_fd),
             dns,
         )
+        if self._store:
+            self._store.keep(cookie, listeners.descriptors())
         self._pods[cookie] = enrolled
         self.direct.admit(enrolled.slot)
         return enrolled
@@ -292,6 +306,8 @@ class Capture:
                 _narrow(mine.network)
             mine.listeners.await_accepted()
         finally:
+            if self._store:
+                self._store.forget(pod.cookie)
             mine.close()
         return self.release(pod)
 
@@ -380,6 +396,8 @@ class Capture:
             bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._agent))
         for pod in list(self._pods.values()):
             self.let_go(pod)
+        if self._store:
+            self._store.close()
         self._kernel.close()
 
     @staticmethod
@@ -397,6 +415,10 @@ class Capture:
         with contextlib.suppress(OSError):  # a mount point, or shared with somebody else
             pin_dir.rmdir()
         return removed + (selftest.remove_leftovers(cgroup) if cgroup is not None else [])
+
+    def _left_behind(self, cookie: int) -> Listeners | None:
+        """What a killed agent's clients wait for."""
+        return adopt(self._store.take(cookie), cookie) if self._store else None
 
     def _agents(self) -> list[tuple[int, bool]]:
         """Processes that are not captured, and whether they were seen lately."""

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,6 +71,10 @@ class Listeners:
         """The kernel's number of each socket, never used twice."""
         return {kind: _cookie(self.of(kind)) for kind in PORTS}
 
+    def descriptors(self) -> list[int]:
+        """In the order of the kinds; for `adopt`."""
+        return [self.of(kind).fileno() for kind in PORTS]
+
     def are_open(self) -> bool:
         """Whether none has been closed."""
         return all(each.fileno() >= 0 for each in (self.outbound, self.inbound, self.hbone))
@@ -78,6 +83,27 @@ class Listeners:
 def _cookie(opened: socket.socket) -> int:
     raw: bytes = opened.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
     return int(struct.unpack("=Q", raw)[0])
+
+
+def adopt(fds: Sequence[int], cookie: int) -> Listeners | None:
+    """Another agent's `descriptors`, if they listen in the namespace of this cookie; else they are closed."""
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    if len(sockets) == len(PORTS) and all(_listens(each, cookie) for each in sockets):
+        for each in sockets:
+            each.setblocking(False)
+        return Listeners(*sockets)
+    for each in sockets:
+        each.close()
+    return None
+
+
+def _listens(opened: socket.socket, cookie: int) -> bool:
+    return (
+        opened.family in (socket.AF_INET, socket.AF_INET6)
+        and bool(opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        and bool(opened.getsockopt(socket.SOL_IP, _IP_TRANSPARENT))
+        and netns.cookie_of(opened) == cookie
+    )
 
 
 def _queued(listener: socket.socket) -> int:

@@ -57,7 +57,12 @@ def inside(netns_fd: int) -> Iterator[None]:
 def cookie_here() -> int:
     """The kernel's number for this thread's namespace; never used twice until reboot."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        raw: bytes = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        return cookie_of(probe)
+
+
+def cookie_of(opened: socket.socket) -> int:
+    """`cookie_here` of the namespace in which a socket was opened."""
+    raw: bytes = opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     return int(struct.unpack("=Q", raw)[0])
 
 

@@ -19,6 +19,7 @@ import trio
 
 from ebpf import netns
 from ebpf.capture import Capture, PodNetwork
+from ebpf.fdstore import FdStore
 from hbone.engine import Engine, EngineConfig
 from hbone.spiffe import SpiffeId
 from hbone.svid import Svid
@@ -443,6 +444,8 @@ async def run(config: Config, writer: LineWriter, version: str) -> None:
         choice=config.capture,
     )
     capture = await trio.to_thread.run_sync(opening)
+    if config.fd_store is not None:
+        capture.use_store(FdStore(config.fd_store))
     try:
         engine = Engine(_engine_config(config))
         try:

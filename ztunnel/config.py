@@ -269,6 +269,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "AMBIENT_TAKEOVER", "takeover", _flag, "false", "start beside a running agent and take over its pods"
     ),
+    Setting(
+        "AMBIENT_FD_STORE",
+        "fd_store",
+        _optional_path,
+        "",
+        "socket of `python -m ebpf.fdstore`, which keeps listeners while no agent is there; empty: none",
+    ),
     Setting("AMBIENT_EXEMPT_INBOUND_PORTS", "exempt_inbound", _ports, "", "ports never captured inbound"),
     Setting("AMBIENT_EXEMPT_OUTBOUND_PORTS", "exempt_outbound", _ports, "", "ports never captured outbound"),
 )
@@ -323,6 +330,7 @@ class Config:
     pin_dir: Path
     same_node_encryption: bool
     takeover: bool
+    fd_store: Path | None
     exempt_inbound: frozenset[int]
     exempt_outbound: frozenset[int]
     xds_headers: tuple[tuple[str, str], ...] = ()

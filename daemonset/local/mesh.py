@@ -91,7 +91,7 @@ class Mesh:
     def services(self) -> list[Service]:
         """The mesh's own programs."""
         nodes = self.nodes.values()
-        found = [self.control_plane, *(s for n in nodes for s in (n.names, n.agent, *n.former))]
+        found = [self.control_plane, *(s for n in nodes for s in (n.names, n.agent, n.keeper, *n.former))]
         return [service for service in found if service is not None]
 
     def current(self) -> plan.Current:
@@ -342,6 +342,9 @@ class Mesh:
             connected,
         )
         await nursery.start(node.zds.serve)
+        node.keeper = node.fd_store(self.changed)
+        if node.keeper is not None:
+            nursery.start_soon(node.keeper.run)
         node.agent = node.agent_service(self.changed)
         self._folder.sync(all_objects(self))  # the control plane has to know the agent before it asks
         nursery.start_soon(node.agent.run)
@@ -365,7 +368,7 @@ class Mesh:
         node.scope.cancel()
         for other in self.nodes.values():
             await trio.to_thread.run_sync(network.drop_pod_routes, other.netns, node.number, self.ranges)
-        for service in (node.names, node.agent, *node.former):
+        for service in (node.names, node.agent, node.keeper, *node.former):
             if service is not None and service.process is not None:
                 await service.process.wait()
         await trio.to_thread.run_sync(node.unmake)

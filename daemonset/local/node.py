@@ -26,6 +26,7 @@ AGENT_GRACE = 2.0
 HANDOVER_DEADLINE = "1h"
 # Another agent than this installation's: Istio's own, or a test's. Read by `ambientctl up` that starts the mesh.
 AGENT_COMMAND = "AMBIENT_AGENT_COMMAND"
+FD_STORE = "AMBIENT_FD_STORE"
 HANDED_ON = frozenset(
     {
         "RUST_LOG",
@@ -35,6 +36,7 @@ HANDED_ON = frozenset(
         "SECRET_TTL",
         "AMBIENT_CAPTURE",
         "AMBIENT_HANDOVER_DEADLINE",
+        FD_STORE,
     }
 )
 """Settings of the agents that `ambientctl up` takes from its own environment."""
@@ -54,6 +56,7 @@ class Node:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     names: Service | None = None
     agent: Service | None = None
+    keeper: Service | None = None
     former: list[Service] = field(default_factory=list)
     generation: int = 0
     upgrading: bool = False
@@ -147,6 +150,24 @@ class Node:
             changed=changed,
         )
 
+    def fd_store(self, changed: Callable[[], None]) -> Service | None:
+        """What keeps the agent's listeners when it is killed; None if the user wants none."""
+        if os.environ.get(FD_STORE) == "":
+            return None
+        return Service(
+            f"fd store on {self.name}",
+            [sys.executable, "-m", "ebpf.fdstore", "--socket", str(self._fd_store_socket)],
+            program_env(),
+            Place(self.cgroup / "fdstore"),
+            self.layout.log(f"fdstore-{self.name}"),
+            grace=0,
+            changed=changed,
+        )
+
+    @property
+    def _fd_store_socket(self) -> Path:
+        return self.folder / "fdstore" / "socket"
+
     def _agent_env(self) -> dict[str, str]:
         server = f"https://{self.ranges.fabric[0]}:{CONTROL_PLANE_PORT}"
         identity = self.agent_identity
@@ -169,6 +190,7 @@ class Node:
             "AMBIENT_HANDOVER_DEADLINE": HANDOVER_DEADLINE,
             "INPOD_UDS": str(self.folder / "zds.sock"),
             "AMBIENT_CGROUP": str(self.cgroup),
+            FD_STORE: str(self._fd_store_socket),
             "AMBIENT_PIN_DIR": str(self.folder / "bpf"),
             **{k: v for k, v in os.environ.items() if k.startswith("ZTUNNEL_") or k in HANDED_ON},
         }

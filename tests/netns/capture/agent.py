@@ -1,6 +1,7 @@
 """An agent process that enrols a pod and answers on its listeners until it is killed.
 
-`python -m tests.netns.capture.agent CGROUP PIN_DIR CACHE_DIR NETNS TAG`; says "ready SLOT" on stdout.
+`python -m tests.netns.capture.agent CGROUP PIN_DIR CACHE_DIR NETNS TAG STORE LAYOUT`; STORE is the fd store's
+socket or "", LAYOUT the layout version it takes its maps for; says "ready SLOT" on stdout.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ebpf import netns
+from ebpf import loader, maps, netns
 from ebpf.capture import Capture, PodNetwork
+from ebpf.fdstore import FdStore
 from tests.netns.capture.lab import ROOT, Lab, Pod, Servers
 
 
 def main() -> None:
     """Enrol and serve."""
-    cgroup, pin_dir, cache_dir, name, tag = sys.argv[1:]
+    cgroup, pin_dir, cache_dir, name, tag, store, layout = sys.argv[1:]
+    loader.LAYOUT_VERSION = int(layout)  # type: ignore[misc]
     capture = Capture.open(
-        cgroup=Path(cgroup), pin_dir=Path(pin_dir), agent_pid=os.getpid(), cache_dir=Path(cache_dir)
+        cgroup=Path(cgroup),
+        pin_dir=Path(pin_dir),
+        agent_pid=os.getpid(),
+        cache_dir=Path(cache_dir),
     )
+    if store:
+        capture.use_store(FdStore(Path(store)))
     fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
     pod = capture.enrol(PodNetwork(fd, netns.addresses(fd), dns=True))
     servers = Servers()
@@ -37,9 +45,12 @@ def main() -> None:
 class Agent:
     """The process, seen from a test."""
 
-    def __init__(self, lab: Lab, pod: Pod, tag: str) -> None:
+    def __init__(
+        self, lab: Lab, pod: Pod, tag: str, *, store: Path | None = None, layout: int = maps.LAYOUT_VERSION
+    ) -> None:
         command = [sys.executable, "-m", "tests.netns.capture.agent"]
         places = [str(place) for place in (lab.cgroup, lab.pin_dir, lab.cache_dir, pod.name, tag)]
+        places += [str(store or ""), str(layout)]
         self._process = subprocess.Popen([*command, *places], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self._process.stdout
         line = self._process.stdout.readline()

@@ -1,0 +1,217 @@
+"""The fd store: who may have what, and that a killed agent's clients only wait."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ebpf.capture import Capture
+from ebpf.fdstore import FdStore, protocol
+from ebpf.fdstore.protocol import ProtocolError, Verb
+from tests.netns.capture import apps
+from tests.netns.capture.agent import Agent
+from tests.netns.capture.apps import Dial
+from tests.netns.capture.lab import Lab, wait_for
+
+
+@contextmanager
+def running(path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "ebpf.fdstore", "--socket", str(path), *options]
+    with subprocess.Popen(command) as process:
+        try:
+            wait_for(path.exists, "the store listens")
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "socket"
+
+
+@contextmanager
+def three() -> Iterator[list[socket.socket]]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    try:
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def numbers(sockets: list[socket.socket]) -> list[int]:
+    return [each.fileno() for each in sockets]
+
+
+def same(fds: list[int], sockets: list[socket.socket]) -> bool:
+    """Whether these descriptors are those sockets; closes them."""
+    try:
+        return [os.fstat(fd).st_ino for fd in fds] == [os.fstat(each.fileno()).st_ino for each in sockets]
+    finally:
+        protocol.close(fds)
+
+
+def test_listeners_go_to_another_agent_only_when_the_first_has_gone(path: Path) -> None:
+    with running(path), three() as sockets:
+        first, second = FdStore(path), FdStore(path)
+        first.keep(7, numbers(sockets))
+        assert second.take(7) == []
+        second.forget(7)
+        first.close()
+        assert second.take(8) == []
+        assert same(second.take(7), sockets)
+        third = FdStore(path)
+        assert third.take(7) == []
+        second.forget(7)
+        second.close()
+        assert third.take(7) == []
+        third.close()
+
+
+def test_what_nobody_takes_is_closed(path: Path) -> None:
+    with running(path, "--hold", "0.05"), three() as sockets:
+        address = sockets[0].getsockname()
+        agent = FdStore(path)
+        agent.keep(7, numbers(sockets))
+        assert agent.take(8) == []  # it has read what came before
+        agent.close()
+        for each in sockets:
+            each.close()
+
+        def refused() -> bool:
+            with socket.socket() as client:
+                return client.connect_ex(address) != 0
+
+        wait_for(refused, "the listeners are closed")
+
+
+def test_clearing_closes_whatever_anybody_brought(path: Path) -> None:
+    with running(path), three() as sockets:
+        first, second = FdStore(path), FdStore(path)
+        first.keep(7, numbers(sockets))
+        first.close()
+        assert second.clear()
+        assert second.take(7) == []
+        second.close()
+
+
+def test_a_store_that_comes_back_is_told_everything_again(path: Path) -> None:
+    with three() as sockets:
+        agent = FdStore(path)  # none is there yet
+        agent.keep(7, numbers(sockets))
+        assert agent.take(7) == []
+        with running(path):
+            agent.renew({7: numbers(sockets)})
+            agent.close()
+            other = FdStore(path)
+            assert same(other.take(7), sockets)
+        wait_for(lambda: other.take(7) == [], "the store is gone")
+        path.unlink()
+        with running(path):
+            other.renew({7: numbers(sockets)})
+            other.close()
+            last = FdStore(path)
+            assert same(last.take(7), sockets)
+            last.close()
+
+
+@pytest.mark.parametrize("packet", [b"", b"x" * 9, b"x" * 10, protocol.encode(Verb.KEEP)])
+def test_who_does_not_speak_as_agreed_is_cut_and_others_are_served(path: Path, packet: bytes) -> None:
+    with running(path), three() as sockets:
+        agent = FdStore(path)
+        agent.keep(7, numbers(sockets))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+            stranger.settimeout(30)
+            stranger.connect(str(path))
+            stranger.send(packet)
+            assert stranger.recv(1) == b""
+        agent.close()
+        other = FdStore(path)
+        assert same(other.take(7), sockets)
+        other.close()
+
+
+def test_a_packet_with_the_wrong_number_of_descriptors_is_refused() -> None:
+    assert protocol.decode(protocol.encode(Verb.KEEP, 1 << 63), 3) == (Verb.KEEP, 1 << 63)
+    with pytest.raises(ProtocolError, match="TAKE came with 3"):
+        protocol.decode(protocol.encode(Verb.TAKE, 1), 3)
+
+
+def test_a_directory_that_is_not_ours_alone_is_refused(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "shared"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o755)
+    command = [sys.executable, "-m", "ebpf.fdstore", "--socket", str(open_to_all / "socket")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"fdstore: {open_to_all} has to be ours alone: chown it to root, chmod 700\n"
+
+
+@pytest.mark.root
+def test_another_user_is_not_served(path: Path) -> None:
+    with running(path):
+        path.parent.chmod(0o711)
+        path.chmod(0o666)
+        for folder in list(path.parents)[1:-1]:
+            folder.chmod(folder.stat().st_mode | 0o011)
+        program = (
+            "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
+            "s.settimeout(30); s.connect(sys.argv[1]); sys.exit(s.recv(1) != b'')"
+        )
+        assert subprocess.run([sys.executable, "-c", program, str(path)], timeout=60).returncode == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", [4, 6])
+def test_clients_of_a_killed_agent_wait_for_the_next_one(lab: Lab, path: Path, version: int) -> None:
+    pod, client, neighbour = lab.pods[0], lab.app(lab.pods[0]), lab.app(lab.pods[1])
+    out, into = Dial((lab.pods[1].own(version), 8080)), Dial((pod.own(version), 8080))
+    with running(path):
+        first = Agent(lab, pod, "first", store=path)
+        assert client.call(apps.exchange, out).tag == "first-outbound"
+        first.kill()
+        waiting = client.start(apps.exchange, out), neighbour.start(apps.exchange, into)
+        second = Agent(lab, pod, "second", store=path)
+        assert [ok and answer.tag for ok, answer in (each() for each in waiting)] == [
+            "second-outbound",
+            "second-inbound",
+        ]
+        second.kill()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+def capture_with(lab: Lab, path: Path) -> Capture:
+    made = Capture.open(
+        cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+    )
+    made.use_store(FdStore(path))
+    return made
+
+
+@pytest.mark.root
+def test_listeners_of_another_namespace_are_not_adopted(lab: Lab, path: Path) -> None:
+    pod = lab.pods[0]
+    with running(path), three() as sockets:
+        capture = capture_with(lab, path)
+        cookie = capture.enrol(pod.network()).cookie
+        capture.close()
+        stranger = FdStore(path)
+        stranger.keep(cookie, numbers(sockets))
+        stranger.close()
+        again = capture_with(lab, path)
+        enrolled = again.enrol(pod.network())
+        lab.serve_agent(enrolled)
+        client = lab.app(pod)
+        assert client.call(apps.exchange, Dial((lab.pods[1].v4, 8080))).tag == "outbound"
+        lab.stop_agent()
+        again.withdraw(enrolled)
+        again.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
