@@ -26,9 +26,16 @@ from tests.bench.native import BuildError
 from tests.bench.results import problems
 from tests.bench.rounds import Plan, say
 from tests.bench.tables import text
+from tests.bench.upgrade.group import run_upgrade
 from tests.bench.variants import DEFAULT, known
 
-GROUPS = {"hbone": run_hbone, "capture": run_capture, "mesh": run_mesh, "control": run_control}
+GROUPS = {
+    "hbone": run_hbone,
+    "capture": run_capture,
+    "mesh": run_mesh,
+    "control": run_control,
+    "upgrade": run_upgrade,
+}
 OPEN_FILES = 1 << 18
 ROOT = Path(__file__).parents[2]
 
