@@ -57,7 +57,7 @@ def isolate(own_cgroup: Path | None, mount_point: Path) -> None:
 def bring_loopback_up() -> None:
     """In this thread's network namespace. OSError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sH14x", b"lo", _IFF_UP))
 
 
 def _give_addresses() -> None:

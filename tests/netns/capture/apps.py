@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpf import netns
+from tests.netns.capture import uring
 
 MPTCP = 262
 TIMEOUT = 5.0
@@ -33,7 +34,7 @@ _held: dict[str, socket.socket] = {}
 
 @dataclass(frozen=True)
 class Dial:
-    """One connection to make. `how`: blocking, nonblocking, fastopen-sendto, fastopen-connect."""
+    """One connection to make. `how`: blocking, nonblocking, fastopen-sendto, fastopen-connect, uring, uring-worker."""
 
     to: Peer
     how: str = "blocking"
@@ -85,7 +86,11 @@ def _connect(made: socket.socket, dial: Dial) -> None:
     if dial.how.startswith("fastopen"):
         _connect_fast(made, dial.how, to)
         return
-    if dial.how == "nonblocking":
+    if dial.how.startswith("uring"):
+        made.setblocking(True)
+        uring.connect(made.fileno(), dial.family, to, uring.IOSQE_ASYNC if dial.how == "uring-worker" else 0)
+        made.settimeout(TIMEOUT)
+    elif dial.how == "nonblocking":
         made.setblocking(False)
         assert made.connect_ex(to) == errno.EINPROGRESS
         select.select([], [made], [], TIMEOUT)
@@ -142,6 +147,11 @@ def outcome(dial: Dial, timeout: float = 1.5) -> str:
             return "timeout"
         except OSError as error:
             return errno.errorcode[error.errno or 0]
+
+
+def io_uring_refusal() -> str:
+    """Why the kernel refuses io_uring; empty if it does not."""
+    return uring.refusal()
 
 
 def hold(name: str, dial: Dial) -> None:

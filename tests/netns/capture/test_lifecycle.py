@@ -406,7 +406,7 @@ def test_pins_of_another_layout_are_refused(lab: Lab) -> None:
 def test_opening_leaves_no_trace_but_the_pins(lab: Lab) -> None:
     descriptors, groups = own_descriptors(), sorted(lab.cgroup.iterdir())
     capture = open_capture(lab)
-    assert (capture.variant, bool(capture.reason)) == ("B", True)
+    assert (capture.variant, bool(capture.chosen.reason)) == ("B", True)
     assert sorted(lab.cgroup.iterdir()) == groups
     capture.close()
     Capture.cleanup(lab.cgroup, lab.pin_dir)

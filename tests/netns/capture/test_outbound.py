@@ -33,9 +33,26 @@ def assert_captured(answer: Answer, lab: Lab, to: tuple[str, int]) -> None:
     assert answer.client_local[0] == lab.pods[0].own(version)
 
 
+def untouched(capture: Capture, before: dict[str, int]) -> bool:
+    """Whether nothing outbound was counted. (Inbound: in C, answers that a socket bound to lo did not take are
+    repeated for a while, and counted as such.)"""
+    after = capture.counters()
+    return all(after[name] == before[name] for name in ("captured", "outbound", "hbone", "failed"))
+
+
 @versions
 @pytest.mark.parametrize("how", ["blocking", "nonblocking", "fastopen-sendto", "fastopen-connect"])
 def test_connect_is_captured_whatever_the_call(lab: Lab, app: App, version: int, how: str) -> None:
+    to = other_pod(lab, version)
+    assert_captured(app.call(apps.exchange, Dial(to, how)), lab, to)
+
+
+@versions
+@pytest.mark.parametrize("how", ["uring", "uring-worker"])
+def test_connect_by_io_uring_is_captured(lab: Lab, app: App, version: int, how: str) -> None:
+    """By the calling thread, and by a thread of the kernel's."""
+    if why := app.call(apps.io_uring_refusal):
+        pytest.skip(f"the kernel refuses io_uring_setup: {why}")
     to = other_pod(lab, version)
     assert_captured(app.call(apps.exchange, Dial(to, how)), lab, to)
 
@@ -109,7 +126,7 @@ def test_connection_inside_the_pod_is_left_alone(
     before = capture.counters()
     answer = app.call(apps.exchange, Dial((own.get(to, to), 8080), source=bound))
     assert answer.tag == f"app-{lab.pods[0].name}"
-    assert capture.counters() == before
+    assert untouched(capture, before)
 
 
 def test_connection_between_two_own_addresses_is_left_alone(lab: Lab, capture: Capture, app: App) -> None:
@@ -143,7 +160,7 @@ def test_link_local_destination_is_left_alone(lab: Lab, capture: Capture, app: A
             lab.servers.serve(listener, "node")
         before = capture.counters()
         assert app.call(apps.exchange, Dial(("fe80::78", 8081), device="eth0")).tag == "node"
-        assert capture.counters() == before
+        assert untouched(capture, before)
     finally:
         lab.servers.forget("node")
         os.close(node)
@@ -180,8 +197,11 @@ def test_agent_is_exempt_by_its_process_or_else_by_its_mark(
     assert app.call(apps.exchange, Dial(to, mark=AGENT_MARK)).tag == by_mark
 
 
-def test_socket_used_again_after_disconnecting_follows_its_new_destination(lab: Lab, app: App) -> None:
-    far, near = Dial(other_pod(lab, 4)), Dial(("127.0.0.1", 8080))
+@versions
+def test_socket_used_again_after_disconnecting_follows_its_new_destination(
+    lab: Lab, app: App, version: int
+) -> None:
+    far, near = Dial(other_pod(lab, version)), Dial(("127.0.0.1" if version == 4 else "::1", 8080))
     peer, answer = app.call(apps.connect_twice, far, near)
     assert (peer, answer.tag) == (far.to, f"app-{lab.pods[0].name}")
     peer, answer = app.call(apps.connect_twice, near, far)
@@ -189,12 +209,14 @@ def test_socket_used_again_after_disconnecting_follows_its_new_destination(lab: 
     assert_captured(answer, lab, far.to)
 
 
+@versions
 def test_socket_bound_to_a_device_gives_it_up_only_when_captured(
-    lab: Lab, variant: Variant, app: App
+    lab: Lab, variant: Variant, app: App, version: int
 ) -> None:
     if variant is Variant.B:
-        assert app.call(apps.device_after_connect, Dial(other_pod(lab, 4), device="eth0")) == ""
-    assert app.call(apps.device_after_connect, Dial(("127.0.0.1", 8080), device="lo")) == "lo"
+        assert app.call(apps.device_after_connect, Dial(other_pod(lab, version), device="eth0")) == ""
+    near = ("127.0.0.1" if version == 4 else "::1", 8080)
+    assert app.call(apps.device_after_connect, Dial(near, device="lo")) == "lo"
 
 
 def test_exempt_outbound_port_is_left_alone(lab: Lab, capture: Capture, app: App) -> None:
@@ -214,31 +236,6 @@ def test_many_connections_all_keep_their_destination_and_leak_nothing(lab: Lab, 
     for version in (4, 6):
         assert app.call(apps.exchange_many, Dial(VIPS[version]), 500) == 500
     assert app.call(apps.open_descriptors) == before
-
-
-def test_without_a_listening_agent_connections_fail_closed_then_heal(
-    lab: Lab, capture: Capture, enrolled: EnrolledPod
-) -> None:
-    second = lab.pods[2]
-    app = lab.app(second)
-    pod = capture.enrol(second.network())
-    try:
-        for listener in (pod.outbound, pod.inbound, pod.hbone):
-            listener.close()
-        dropped = capture.counters()["dropped"]
-        assert app.call(apps.outcome, Dial(other_pod(lab, 4))) == "timeout"
-        assert app.call(apps.outcome, Dial(other_pod(lab, 6))) == "ECONNREFUSED"
-        assert capture.counters()["dropped"] >= dropped + 2
-        waiting = app.start(apps.exchange, Dial(other_pod(lab, 4)))
-        again = capture.enrol(second.network())
-        lab.servers.serve(again.outbound, "second")
-        ok, answer = waiting()
-        assert ok, answer
-        assert answer.tag == "second"
-        assert again.slot == pod.slot
-    finally:
-        capture.withdraw(pod)
-        lab.servers.forget("second")
 
 
 def test_counters_count_what_was_captured(lab: Lab, variant: Variant, capture: Capture, app: App) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ebpf import bpf, direct, loader
+from ebpf import bpf, direct, loader, maps
 from ebpf.capture import Capture
 from ebpf.pairs import Backend, PairKey, What
 from tests.netns.capture import apps
@@ -224,6 +224,17 @@ def test_revocation_ends_just_the_connection_at_both_ends(bench: Bench, version:
     assert bench.client.call(apps.ask_held, "kept").tag == "app"
     assert [live.cookie for live in bench.capture.direct.live()] == [kept.cookie]
     bench.client.call(apps.drop_held, "kept")
+
+
+@versions
+def test_nothing_of_a_connection_is_left_in_the_maps_when_it_has_ended(bench: Bench, version: int) -> None:
+    fd = bench.capture._kernel.maps["direct_conns"]
+    key_size = maps.LAYOUT["direct_conns"].key_size
+    bench.client.call(apps.hold, "one", Dial(bench.own(version)))
+    assert len(list(bpf.map_keys(fd, key_size))) == 1
+    bench.client.call(apps.drop_held, "one")
+    bench.client.call(apps.exchange, Dial(bench.own(version)))
+    wait_for(lambda: not list(bpf.map_keys(fd, key_size)), "no connection is remembered")
 
 
 def test_full_event_queue_sends_connections_to_the_proxy(bench: Bench) -> None:
