@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
-__all__ = ["cgroup2_mount", "missing_capabilities"]
+__all__ = ["cgroup2_mount", "kernel_tls", "missing_capabilities"]
 
 # Numbers from linux/capability.h.
 _NEEDED = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
@@ -27,3 +28,17 @@ def cgroup2_mount(mounts: str) -> Path | None:
         if len(fields) > 2 and fields[2] == "cgroup2":
             return Path(fields[1].replace("\\040", " "))
     return None
+
+
+_TCP_ULP = 31  # linux/tcp.h
+
+
+def kernel_tls() -> bool:
+    """Whether this kernel offers TLS for sockets (upper layer protocol `tls`). The engine seals records itself and
+    does not use it (docs/engine.md says why); this only tells what there is. Only a connected socket can be asked."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+        except OSError:
+            return False
+    return True

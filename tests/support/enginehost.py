@@ -8,6 +8,7 @@ thread waits for events and orders (`_serve`).
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -299,7 +300,12 @@ class _Child:
 
     def stop(self) -> None:
         self.core.stop()
+        self.take()
+        self.core = None
+        gc.collect()
         self.running = False
+        if sanitized.leaks():
+            raise AssertionError("the engine leaks; the report is above")
 
     # events
 

@@ -1,11 +1,12 @@
 """The engine under a sanitizer: `AMBIENT_SANITIZE=address` (or `thread`) for any test run.
 
 Engine hosts then load an extension built with that sanitizer. Limits on CPU time and memory do not hold in such
-a run; what counts is that no report is printed and no host ends.
+a run; what counts is that no report is printed and no host ends. With `address`, a host that leaked says so at its end.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sysconfig
@@ -67,11 +68,20 @@ def environment(built: str = "") -> dict[str, str]:
         **os.environ,
         "AMBIENT_ENGINE_EXTENSION": built or str(extension(wanted)),
         "LD_PRELOAD": library.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "ASAN_OPTIONS": "detect_leaks=1:leak_check_at_exit=0:abort_on_error=1",
+        "LSAN_OPTIONS": f"suppressions={Path(__file__).with_name('lsan.supp')}:print_suppressions=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "TSAN_OPTIONS": "halt_on_error=0:exitcode=66",
         "PYTHONMALLOC": "malloc",
     }
+
+
+def leaks() -> bool:
+    """Whether something was allocated that nobody can reach any more; the report goes to stderr."""
+    if kind() != "address":
+        return False
+    check = ctypes.CDLL(None).__lsan_do_recoverable_leak_check
+    return bool(check())
 
 
 def load() -> None:

@@ -126,6 +126,7 @@ class Mesh:
         self.ca = ca
         self.app = app
         self.sans: tuple[str, ...] = (SERVER_URI,)
+        self.netns = 0
         self.headers: tuple[tuple[str, str], ...] = (("baggage", "k8s.namespace.name=default"),)
         self.into = Host(deliver, **into)
         self.out = Host(self.to_tunnel, **out)
@@ -145,7 +146,7 @@ class Mesh:
         host.engine.connect_tunnel(
             event.token,
             self.hbone,
-            netns=0,
+            netns=self.netns,
             identity=1,
             sans=self.sans,
             authority=f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -147,6 +148,32 @@ def test_server_reset_reaches_the_client_as_reset(start_mesh: StartMesh) -> None
             sock.recv(1)
     assert mesh.into.reasons() == ["reset_by_app"]
     assert mesh.out.reasons() == ["peer_reset"]
+
+
+@pytest.mark.parametrize("size", [1, 8 << 20], ids=["an_octet", "more_than_any_buffer"])
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_closing_with_unread_data_is_a_reset_for_the_other(start_mesh: StartMesh, who: str, size: int) -> None:
+    """As without a mesh: whoever still speaks to somebody who has closed learns it, and nothing stays buffered."""
+    ended: list[str] = []
+
+    def speak(sock: socket.socket) -> None:
+        try:
+            sock.sendall(bytes(size))
+            ended.append("reset" if not read_all(sock) else "data")
+        except (ConnectionResetError, BrokenPipeError):
+            ended.append("reset")
+
+    def leave(sock: socket.socket) -> None:
+        assert select.select([sock], [], [], 30)[0], "nothing to leave unread"
+        sock.close()
+
+    mesh = start_mesh(speak if who == "client" else leave)
+    sock = mesh.dial()
+    (leave if who == "client" else speak)(sock)
+    assert mesh.out.reasons() == ["reset_by_app" if who == "client" else "peer_reset"]
+    assert mesh.into.reasons() == ["peer_reset" if who == "client" else "reset_by_app"]
+    wait_until(lambda: ended == ["reset"], "the one who spoke noticed", timeout=30)
+    sock.close()
 
 
 @pytest.mark.parametrize("side", ["out", "into"])
