@@ -35,7 +35,15 @@ class Core:
     def set_crls(self, files: tuple[bytes, ...], /) -> None: ...
     def drop_identity(self, identity: int, /) -> None: ...
     def connect_plain(
-        self, token: int, ip: str, port: int, netns: int, source_ip: str | None, mark: int, /
+        self,
+        token: int,
+        ip: str,
+        port: int,
+        netns: int,
+        source_ip: str | None,
+        headers: tuple[tuple[str, str], ...],
+        mark: int,
+        /,
     ) -> None: ...
     def connect_tunnel(
         self,
@@ -58,6 +66,7 @@ class Core:
         port: int,
         netns: int,
         source_ip: str | None,
+        headers: tuple[tuple[str, str], ...],
         mark: int,
         /,
     ) -> int: ...

@@ -1,4 +1,5 @@
-"""The access log: one line for each finished connection, in Istio's field order (scope `access`).
+"""The access log: one line for each finished connection, in Istio's field order (scope `access`), and at level debug
+one for each that begins.
 
 A line costs a few microseconds of every connection, so what repeats is rendered once: all fields of one end
 are a piece of text kept by the end's values.
@@ -19,6 +20,8 @@ __all__ = ["AccessLog", "AccessRecord", "End"]
 
 _log = logging.getLogger("ztunnel.access")
 _CACHE = 20_000
+_PLAIN_COUNTS = ' bytes_sent=%d bytes_recv=%d duration="%dms"'
+_JSON_COUNTS = ', "bytes_sent": %d, "bytes_recv": %d, "duration": "%dms"'
 
 
 class End(NamedTuple):
@@ -76,6 +79,16 @@ class AccessLog:
         self._between = ", " if as_json else " "
         self._texts: dict[tuple[str, End], str] = {}
 
+    @property
+    def verbose(self) -> bool:
+        """Whether `opened` writes anything: level debug."""
+        return _log.isEnabledFor(logging.DEBUG)
+
+    def opened(self, record: AccessRecord) -> None:
+        """Log one connection that was let through."""
+        if self.verbose:
+            self._put("debug", self._ends(record) % record.source_address, "connection opened")
+
     def complete(self, record: AccessRecord) -> None:
         """Log one finished connection: info, or error when it ended for another reason than ok."""
         failed = record.reason is not Reason.OK
@@ -89,7 +102,8 @@ class AccessLog:
 
     def template(self, record: AccessRecord) -> str:
         """What lines of connections like this one have in common, for `finished`."""
-        return self._json_template(record) if self._json else self._plain_template(record)
+        counts = _JSON_COUNTS if self._json else _PLAIN_COUNTS
+        return f"{self._ends(record)}{counts}{self._path(record)}"
 
     def finished(self, template: str, source_address: str, sent: int, received: int, duration: float) -> None:
         """Log one connection that ended well. Like `complete`, with what repeats rendered already."""
@@ -100,32 +114,25 @@ class AccessLog:
         """Let the writer thread work on what was logged."""
         self._writer.flush()
 
-    def _put(self, level: str, fields: str) -> None:
+    def _put(self, level: str, fields: str, message: str = "connection complete") -> None:
         now = timestamp(self._now())
         if self._json:
-            head = f'{{"level": "{level}", "time": "{now}", "scope": "access", "message": "connection complete", '
+            head = f'{{"level": "{level}", "time": "{now}", "scope": "access", "message": "{message}", '
             self._writer.put(f"{head}{fields}}}")
         else:
-            self._writer.put(f"{now}\t{level}\taccess\tconnection complete\t{fields}")
+            self._writer.put(f"{now}\t{level}\taccess\t{message}\t{fields}")
 
-    def _plain_template(self, record: AccessRecord) -> str:
-        hbone = f" dst.hbone_addr={record.hbone_address}" if record.hbone_address else ""
-        ends = _literal(
-            f"{self._end('src', record.source)}"
-            f" dst.addr={record.destination_address}{hbone}{self._end('dst', record.destination)}"
-            f' direction="{record.direction}"'
-        )
-        return f'src.addr=%s{ends} bytes_sent=%d bytes_recv=%d duration="%dms"{self._path(record)}'
-
-    def _json_template(self, record: AccessRecord) -> str:
-        hbone = f', "dst.hbone_addr": "{record.hbone_address}"' if record.hbone_address else ""
-        ends = _literal(
-            f"{self._end('src', record.source)}"
-            f', "dst.addr": "{record.destination_address}"{hbone}{self._end("dst", record.destination)}'
-            f', "direction": "{record.direction}"'
-        )
-        counts = '"bytes_sent": %d, "bytes_recv": %d, "duration": "%dms"'
-        return f'"src.addr": "%s"{ends}, {counts}{self._path(record)}'
+    def _ends(self, record: AccessRecord) -> str:
+        """Who speaks with whom; the source's address is left open."""
+        source, destination = self._end("src", record.source), self._end("dst", record.destination)
+        address, hbone = record.destination_address, record.hbone_address
+        if self._json:
+            hbone = f', "dst.hbone_addr": "{hbone}"' if hbone else ""
+            rest = f'{source}, "dst.addr": "{address}"{hbone}{destination}, "direction": "{record.direction}"'
+            return f'"src.addr": "%s"{_literal(rest)}'
+        hbone = f" dst.hbone_addr={hbone}" if hbone else ""
+        rest = f'{source} dst.addr={address}{hbone}{destination} direction="{record.direction}"'
+        return f"src.addr=%s{_literal(rest)}"
 
     def _path(self, record: AccessRecord) -> str:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from pathlib import Path
 
@@ -33,10 +34,14 @@ def cgroup2_mount(mounts: str) -> Path | None:
 _TCP_ULP = 31  # linux/tcp.h
 
 
+@functools.cache
 def kernel_tls() -> bool:
     """Whether this kernel offers TLS for sockets (upper layer protocol `tls`). The engine seals records itself and
     does not use it (docs/engine.md says why); this only tells what there is. Only a connected socket can be asked."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sock:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as sock,
+    ):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
         except OSError:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ebpf.marks import ONWARD_MARK
-from hbone.connect import parse_headers
+from hbone.connect import parse_headers, response_headers
 from hbone.engine import Accepted, Address, ConnectRequested, Headers
 from hbone.engine import Kept as Keeping
 from hbone.reasons import Reason
@@ -19,6 +19,7 @@ from ztunnel.carry import Arrival, Carrier, refusal
 from ztunnel.config import Config
 from ztunnel.decide.cache import Kept
 from ztunnel.decide.inbound import decide_inbound
+from ztunnel.decide.labels import baggage_of
 from ztunnel.decide.model import Deliver, Direction, InboundConnection, Verdict, Via
 from ztunnel.enrol.pods import Pod
 from ztunnel.flows.registry import Shared
@@ -141,7 +142,14 @@ class Inbound:
             self._carrier.share(arrival, connection, verdict),
             (ip_text(to.ip), to.port),
             ip_text(source) if source is not None else None,
+            self._answer(connection),
         )
+
+    def _answer(self, connection: InboundConnection) -> Headers:
+        """What a client is told of whom it reached."""
+        if connection.via is not Via.HBONE or not self._config.response_baggage:
+            return ()
+        return response_headers(baggage_of(connection.local))
 
     def _go(self, token: int, client: Address, started: float, door: _Door) -> None:
         """Register the flow, then tell the engine."""
@@ -152,6 +160,7 @@ class Inbound:
             door.destination,
             netns=door.pod.netns,
             source_ip=source,
+            headers=door.answer,
             mark=ONWARD_MARK if source is not None else 0,
         )
 
@@ -165,6 +174,7 @@ class Inbound:
             door.destination,
             netns=door.pod.netns,
             source_ip=source,
+            headers=door.answer,
             mark=ONWARD_MARK if source is not None else 0,
         )
 
@@ -182,6 +192,7 @@ class _Door(NamedTuple):
     shared: Shared
     destination: Address
     source_ip: str | None
+    answer: Headers
 
 
 def _told(headers: Headers) -> tuple[str | None, str | None, str | None] | None:

@@ -8,6 +8,7 @@ import trio
 
 from ebpf.capture import Capture
 from hbone.engine import Engine
+from ztunnel.capabilities import kernel_tls
 from ztunnel.carry import Carrier
 from ztunnel.enrol.pods import Pods
 from ztunnel.enrol.zds import ZdsClient
@@ -107,6 +108,18 @@ def watch_engine(metrics: Metrics, engine: Engine) -> None:
             if value := stats[f"revoked_{side}"]:
                 yield {"reporter": reporter}, value
 
+    def sockets() -> Iterator[Sample]:
+        stats = engine.stats()
+        yield {"reporter": "source"}, stats["sockets_outbound"]
+        yield {"reporter": "destination"}, stats["sockets_inbound"] + stats["sockets_hbone"]
+
+    metrics.value(
+        "gauge",
+        "ambient_kernel_tls",
+        "1 where the kernel offers TLS for sockets; the engine does not use it",
+        lambda: int(kernel_tls()),
+    )
+    metrics.gauge("istio_tcp_sockets_open", "Accepted TCP sockets that are open", sockets)
     metrics.counter("istio_crl_policy_rejections", "Connections rejected by revocation lists", rejections)
     metrics.gauge(
         "ambient_engine", "Statistics of the byte engine", _by("stat", lambda: engine.stats().items())

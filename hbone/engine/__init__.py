@@ -202,14 +202,15 @@ class Engine:
         *,
         netns: int,
         source_ip: str | None = None,
+        headers: Headers = (),
         mark: int = 0,
     ) -> None:
-        """Verdict: plain TCP to `destination` from inside `netns`.
+        """Verdict: plain TCP to `destination` from inside `netns`. The 200 to a CONNECT carries `headers`.
 
         With `source_ip` the onward socket is transparent, bound to that address, tied to the loopback
         device and marked with `mark`, so that the application sees its client's address.
         """
-        self._core.connect_plain(token, destination[0], destination[1], netns, source_ip, mark)
+        self._core.connect_plain(token, destination[0], destination[1], netns, source_ip, headers, mark)
 
     def connect_tunnel(
         self,
@@ -254,6 +255,7 @@ class Engine:
         *,
         netns: int,
         source_ip: str | None = None,
+        headers: Headers = (),
         mark: int = 0,
     ) -> Kept:
         """From now on give this verdict to every connection like the event's, without asking; arguments as those of
@@ -265,7 +267,8 @@ class Engine:
         On nothing else may the verdict rest. `epoch` is that in which it was made.
         """
         whom = _whom(event, number, epoch)
-        return Kept(self._core.keep_plain(whom, destination[0], destination[1], netns, source_ip, mark))
+        core = self._core
+        return Kept(core.keep_plain(whom, destination[0], destination[1], netns, source_ip, headers, mark))
 
     def keep_tunnel(
         self,

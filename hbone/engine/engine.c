@@ -162,21 +162,6 @@ static void set_netns(struct engine *e, struct route *r, int netns)
     r->netns_gone = netns && !r->netns;
 }
 
-int engine_connect_plain(struct engine *e, uint64_t token, const struct address *destination, int netns,
-                         const struct address *source, uint32_t mark)
-{
-    struct command *c = command_new(COMMAND_PLAIN);
-    if (!c || !(c->route = route_new(destination, 0))) {
-        free(c);
-        return -ENOMEM;
-    }
-    set_netns(e, c->route, netns);
-    c->route->mark = mark;
-    if (source)
-        c->source = *source;
-    return post_to_flow(e, token, c, false);
-}
-
 struct route *route_of_request(struct engine *e, const struct engine_tunnel_request *q)
 {
     size_t sans_size = 0;
@@ -194,9 +179,21 @@ struct route *route_of_request(struct engine *e, const struct engine_tunnel_requ
     r->sans_size = sans_size;
     r->block_size = q->block_size;
     r->mark = q->mark;
-    r->identity = registry_identity(e, q->identity);
+    r->identity = q->identity ? registry_identity(e, q->identity) : NULL;
     set_netns(e, r, q->netns);
     return r;
+}
+
+int engine_connect_plain(struct engine *e, const struct engine_tunnel_request *q, const struct address *source)
+{
+    struct command *c = command_new(COMMAND_PLAIN);
+    if (!c || !(c->route = route_of_request(e, q))) {
+        free(c);
+        return -ENOMEM;
+    }
+    if (source)
+        c->source = *source;
+    return post_to_flow(e, q->token, c, false);
 }
 
 int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *q)
@@ -259,6 +256,9 @@ size_t engine_stats(struct engine *e, struct engine_stat *out, size_t room)
         {"flows_live", atomic_load(&e->n_flows)},
         {"tunnels_live", atomic_load(&e->n_tunnels)},
         {"handshakes_live", atomic_load(&e->n_handshakes)},
+        {"sockets_outbound", atomic_load(&e->n_sockets[LISTENER_OUTBOUND])},
+        {"sockets_inbound", atomic_load(&e->n_sockets[LISTENER_INBOUND])},
+        {"sockets_hbone", atomic_load(&e->n_sockets[LISTENER_HBONE])},
         {"events_waiting", atomic_load(&e->events.size)},
         {"verdicts_kept", kept},
         {"verdicts_forgotten", forgotten},

@@ -169,9 +169,9 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
 int engine_set_crls(struct engine *e, const struct crl_file *files, size_t n, char *error, size_t error_size);
 void engine_drop_identity(struct engine *e, uint32_t identity);
 
-/* Verdicts reach the workers with the next engine_flush. 0 or -ENOMEM. */
-int engine_connect_plain(struct engine *e, uint64_t token, const struct address *destination, int netns,
-                         const struct address *source, uint32_t mark);
+/* Verdicts reach the workers with the next engine_flush. 0 or -ENOMEM. The request's identity and sans are not used
+ * by engine_connect_plain; its block is what a CONNECT is answered with when it stands (size 0: 200 and no more). */
+int engine_connect_plain(struct engine *e, const struct engine_tunnel_request *request, const struct address *source);
 int engine_connect_tunnel(struct engine *e, const struct engine_tunnel_request *request);
 int engine_refuse(struct engine *e, uint64_t token, unsigned reason, unsigned status);
 void engine_flush(struct engine *e);

@@ -99,6 +99,8 @@ static void flow_bury(struct flow *f)
     slot_release(w, f->slot);
     f->slot = NULL;
     atomic_fetch_sub(&w->engine->n_flows, 1);
+    if (f->kind != LISTENER_HBONE && !f->hidden)
+        atomic_fetch_sub(&w->engine->n_sockets[f->kind], 1);
     atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
     COUNT(w, flows_closed);
 }
@@ -106,6 +108,7 @@ static void flow_bury(struct flow *f)
 void flow_free(struct flow *f)
 {
     route_free(f->route);
+    free(f->answer);
     free(f);
 }
 
@@ -175,6 +178,8 @@ void flow_finish_if_done(struct flow *f)
 void flow_accepted(struct worker *w, int fd, const struct listener *l, const struct address *peer)
 {
     struct flow *f = flow_new(w, l->kind, l->tag);
+    if (f)
+        atomic_fetch_add(&w->engine->n_sockets[l->kind], 1);
     if (!f || !plain_adopt(&f->client, fd)) {
         close_with_reset(fd);
         if (f)
@@ -208,6 +213,18 @@ struct flow *flow_of_stream(struct tunnel *t, uint32_t id)
 
 /* ---- verdicts */
 
+/* The route may be that of a kept verdict, of which others live. False without memory. */
+static bool take_answer(struct flow *f, const struct route *r)
+{
+    if (f->shape != SHAPE_HBONE || !r->block_size)
+        return true;
+    if (!(f->answer = malloc(sizeof *f->answer + r->block_size)))
+        return false;
+    f->answer->size = r->block_size;
+    memcpy(f->answer->bytes, route_block(r), r->block_size);
+    return true;
+}
+
 void flow_connect_plain(struct flow *f, const struct command *c)
 {
     const struct route *r = c->route;
@@ -223,7 +240,7 @@ void flow_connect_plain(struct flow *f, const struct command *c)
         flow_abort(f, connect_reason(-fd), -fd, H2_CANCEL);
         return;
     }
-    if (!plain_connecting(&f->onward, fd)) {
+    if (!take_answer(f, r) || !plain_connecting(&f->onward, fd)) {
         close(fd);
         flow_abort(f, REASON_internal, ENOMEM, H2_CANCEL);
         return;
@@ -334,14 +351,24 @@ void flow_refuse(struct flow *f, unsigned reason, unsigned status)
 
 /* ---- in between */
 
+/* How many pseudo-header fields stand before the others. */
+static unsigned pseudo_fields(const struct header_list *list)
+{
+    unsigned n = 0;
+    while (n < (unsigned)list->n && list->fields[n].name_size && list->fields[n].name[0] == ':')
+        n++;
+    return n;
+}
+
 static void announce_established(struct flow *f, const struct header_list *headers)
 {
     const struct flow *far = f->twin ? f->twin : f;
     const struct tunnel *t = far->stream.tunnel;
     bool by_tunnel = far->shape == SHAPE_OUTBOUND;
     const char *identity = by_tunnel ? t->peer_identity : "";
-    struct engine_event *event =
-        event_new(EVENT_ESTABLISHED, &identity, 1, headers ? headers->fields : NULL, headers ? headers->n : 0);
+    unsigned skip = headers ? pseudo_fields(headers) : 0;
+    struct engine_event *event = event_new(EVENT_ESTABLISHED, &identity, 1, headers ? headers->fields + skip : NULL,
+                                           headers ? (unsigned)headers->n - skip : 0);
     event->token = f->token;
     if (by_tunnel) {
         event->local = t->local;

@@ -249,16 +249,20 @@ static PyObject *core_drop_identity(PyObject *self, PyObject *args)
 
 static PyObject *core_connect_plain(PyObject *self, PyObject *args)
 {
+    struct engine_tunnel_request q = {0};
     unsigned long long token;
     const char *ip, *source_ip;
-    unsigned port, mark;
-    int netns;
-    struct address destination, source;
-    if (!PyArg_ParseTuple(args, "KsIizI", &token, &ip, &port, &netns, &source_ip, &mark) ||
-        !address_from_text(&destination, ip, port) || (source_ip && !address_from_text(&source, source_ip, 0)))
+    unsigned port;
+    PyObject *headers;
+    struct address source;
+    uint8_t block[BLOCK_LARGEST];
+    if (!PyArg_ParseTuple(args, "KsIizO!I", &token, &ip, &port, &q.netns, &source_ip, &PyTuple_Type, &headers, &q.mark) ||
+        !address_from_text(&q.destination, ip, port) || (source_ip && !address_from_text(&source, source_ip, 0)) ||
+        !encode_answer(block, &q.block_size, sizeof block, headers))
         return NULL;
-    return none_or_error(
-        engine_connect_plain(engine_of(self), token, &destination, netns, source_ip ? &source : NULL, mark));
+    q.token = token;
+    q.block = block;
+    return none_or_error(engine_connect_plain(engine_of(self), &q, source_ip ? &source : NULL));
 }
 
 static PyObject *core_connect_tunnel(PyObject *self, PyObject *args)

@@ -78,13 +78,8 @@ static bool encode_header(uint8_t *block, size_t *size, size_t room, PyObject *p
            refuse_header("more than 16000 bytes in all");
 }
 
-bool encode_request(uint8_t *block, size_t *size, size_t room, const char *authority, Py_ssize_t authority_size,
-                    PyObject *headers)
+static bool encode_headers(uint8_t *block, size_t *size, size_t room, PyObject *headers)
 {
-    *size = 0;
-    if (!authority_size || !message_field_valid("authority", 9, authority, (size_t)authority_size) ||
-        !hpack_encode_connect(block, size, room, authority, (size_t)authority_size))
-        return refuse_header(":authority");
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(headers); i++) {
         PyObject *pair = PyTuple_GET_ITEM(headers, i);
         if (!PyTuple_Check(pair)) {
@@ -95,6 +90,24 @@ bool encode_request(uint8_t *block, size_t *size, size_t room, const char *autho
             return false;
     }
     return true;
+}
+
+bool encode_answer(uint8_t *block, size_t *size, size_t room, PyObject *headers)
+{
+    *size = 0;
+    if (PyTuple_GET_SIZE(headers))
+        hpack_encode_status(block, size, room, 200);
+    return encode_headers(block, size, room, headers);
+}
+
+bool encode_request(uint8_t *block, size_t *size, size_t room, const char *authority, Py_ssize_t authority_size,
+                    PyObject *headers)
+{
+    *size = 0;
+    if (!authority_size || !message_field_valid("authority", 9, authority, (size_t)authority_size) ||
+        !hpack_encode_connect(block, size, room, authority, (size_t)authority_size))
+        return refuse_header(":authority");
+    return encode_headers(block, size, room, headers);
 }
 
 /* ---- out */

@@ -43,11 +43,15 @@ PyObject *keep_plain(struct engine *e, PyObject *args)
     PyObject *whom;
     const char *ip, *source_ip;
     unsigned port;
-    if (!PyArg_ParseTuple(args, "O!sIizI", &PyTuple_Type, &whom, &ip, &port, &k.request.netns, &source_ip,
-                          &k.request.mark) ||
+    PyObject *headers;
+    uint8_t block[BLOCK_LARGEST];
+    if (!PyArg_ParseTuple(args, "O!sIizO!I", &PyTuple_Type, &whom, &ip, &port, &k.request.netns, &source_ip,
+                          &PyTuple_Type, &headers, &k.request.mark) ||
         !subject(whom, &k) || !address_from_text(&k.request.destination, ip, port) ||
-        (source_ip && !address_from_text(&k.source, source_ip, 0)))
+        (source_ip && !address_from_text(&k.source, source_ip, 0)) ||
+        !encode_answer(block, &k.request.block_size, sizeof block, headers))
         return NULL;
+    k.request.block = block;
     return kept_or_errno(engine_keep(e, &k));
 }
 

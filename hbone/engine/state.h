@@ -111,6 +111,12 @@ struct route {
     char bytes[]; /* sans, then the header block */
 };
 
+/* Header block of the 200 that a flow's CONNECT will be answered with. */
+struct answer {
+    size_t size;
+    uint8_t bytes[];
+};
+
 struct flow {
     struct worker *worker;
     uint64_t token;
@@ -134,6 +140,7 @@ struct flow {
     struct plain client, onward;
     struct stream stream;
     struct route *route;
+    struct answer *answer; /* NULL: nothing but the status, or given */
     struct pool_entry *entry; /* FLOW_POOLED */
     struct gather *gather;
     struct engine_event *admitted; /* of a kept verdict, while this worker holds it */
@@ -352,6 +359,7 @@ struct engine {
     struct revocation *revocation;
     struct ipsec_mb *mb; /* NULL: OpenSSL protects records */
     atomic_uint n_flows, n_tunnels, n_handshakes;
+    atomic_uint n_sockets[LISTENER_HBONE + 1]; /* accepted and open, by the kind of their listener */
     _Atomic uint64_t next_tunnel;
 };
 

@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 
 #include "flow.h"
@@ -64,10 +65,13 @@ void stream_answer_ok(struct flow *f)
 {
     uint8_t block[8];
     size_t size = 0;
+    struct answer *more = f->answer;
     hpack_encode_status(block, &size, sizeof block, 200);
     f->status = 200;
     f->stream.answered = true;
-    tunnel_headers(f->stream.tunnel, f->stream.id, block, size, false);
+    f->answer = NULL;
+    tunnel_headers(f->stream.tunnel, f->stream.id, more ? more->bytes : block, more ? more->size : size, false);
+    free(more);
 }
 
 void stream_answer_refused(struct flow *f, unsigned status)

@@ -75,6 +75,7 @@ void tunnel_accepted(struct worker *w, int fd, const struct listener *l, const s
         return;
     }
     COUNT(w, tunnels_accepted);
+    atomic_fetch_add(&w->engine->n_sockets[LISTENER_HBONE], 1);
     t->tag = l->tag;
     t->netns = netns_ref(l->netns);
     t->state = TUNNEL_HANDSHAKE; /* its start */

@@ -51,6 +51,8 @@ static void tunnel_bury(struct tunnel *t)
         close_with_reset(t->source.fd);
     t->source.fd = -1;
     atomic_fetch_sub(&w->engine->n_tunnels, 1);
+    if (!t->client)
+        atomic_fetch_sub(&w->engine->n_sockets[LISTENER_HBONE], 1);
     atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed);
     COUNT(w, tunnels_closed);
 }

@@ -175,20 +175,30 @@ static void ask_for_tunnel(struct check *c, uint64_t token)
     REQUIRE(engine_connect_tunnel(c->out, &q) == 0);
 }
 
+static void connect_app(struct engine *e, uint64_t token, const struct address *app)
+{
+    uint8_t block[64];
+    size_t size = 0;
+    hpack_encode_status(block, &size, sizeof block, 200);
+    REQUIRE(hpack_encode_field(block, &size, sizeof block, "baggage", 7, "k=v", 3));
+    struct engine_tunnel_request q = {.token = token, .destination = *app, .block = block, .block_size = size};
+    REQUIRE(engine_connect_plain(e, &q, NULL) == 0);
+}
+
 static void own(struct check *c, struct engine *e, const struct engine_event *event)
 {
     switch (event->type) {
     case EVENT_ACCEPTED:
         atomic_fetch_add(&c->accepted, 1);
         if (event->local.port == c->plain.port)
-            engine_connect_plain(e, event->token, &c->app, 0, NULL, 0);
+            connect_app(e, event->token, &c->app);
         else
             ask_for_tunnel(c, event->token);
         break;
     case EVENT_CONNECT_REQUESTED:
         atomic_fetch_add(&c->accepted, 1);
         REQUIRE(strcmp(event->text, CLIENT) == 0);
-        engine_connect_plain(e, event->token, &c->app, 0, NULL, 0);
+        connect_app(e, event->token, &c->app);
         break;
     case EVENT_ESTABLISHED:
         if (atomic_fetch_add(&c->established, 1) % 13 == 12)

@@ -267,6 +267,19 @@ static void to_tunnel(struct command *c)
     c->route->block_size = size;
 }
 
+/* Plain, with or without something to say in the 200. */
+static void answer_with(struct command *c, const struct address *to, bool fields)
+{
+    enum { ROOM = 64 };
+    c->route = route_new(to, ROOM);
+    require(c->route);
+    uint8_t *block = (uint8_t *)c->route->bytes;
+    if (fields) {
+        hpack_encode_status(block, &c->route->block_size, ROOM, 200);
+        hpack_encode_field(block, &c->route->block_size, ROOM, "baggage", 7, "k8s.namespace.name=shop", 23);
+    }
+}
+
 static void decide(uint8_t how)
 {
     if (!n_asked)
@@ -280,7 +293,7 @@ static void decide(uint8_t how)
         if (c->type == COMMAND_TUNNEL)
             to_tunnel(c);
         else
-            c->route = route_new(&to, 0);
+            answer_with(c, &to, how % 2);
         mailbox_post(&world.worker, c, false);
     } else {
         struct command *c = new_verdict(COMMAND_REFUSE, event->token);
@@ -385,6 +398,8 @@ static void finish(void)
         engine_event_free(asked[--n_asked]);
     require(world.engine.n_flows == 0 && world.engine.n_tunnels == 0 && world.engine.n_handshakes == 0);
     require(w->load == 0);
+    for (int kind = LISTENER_OUTBOUND; kind <= LISTENER_HBONE; kind++)
+        require(world.engine.n_sockets[kind] == 0);
     require(stat_get(&w->stats.defects) == 0);
     require(list_empty(&w->ready) && list_empty(&w->due_pools) && !w->n_dirty && !w->n_gathers);
     for (int i = 0; i < POOL_BUCKETS; i++)

@@ -172,6 +172,7 @@ class Registry:
         shared.facet.opened.opened += 1
         if shared.verdict.reason is Reason.OK:
             self._group(flow, shared.verdict.depends)
+            self._tell_opened(flow)
         return flow
 
     def established(self, event: Established) -> None:
@@ -223,11 +224,17 @@ class Registry:
         up, down = event.bytes_from_client, event.bytes_to_client
         series.received += up
         series.sent += down
+        flow = Flow(event.token, event.peer, event.at, shared)
+        self._tell_opened(flow)
         if not shared.line:
-            shared.line = self._line(Flow(event.token, event.peer, event.at, shared))
+            shared.line = self._line(flow)
         if shared.verdict.direction is not Direction.OUTBOUND:
             up, down = down, up
         self._access_log.finished(shared.line, peer_text(event.peer), up, down, event.ended - event.at)
+
+    def _tell_opened(self, flow: Flow) -> None:
+        if self._access_log.verbose:
+            self._access_log.opened(_record(flow, Reason.OK, "", 0.0))
 
     def _line(self, flow: Flow) -> str:
         return self._access_log.template(_record(flow, Reason.OK, "", 0.0))

@@ -123,6 +123,7 @@ def test_pages_tell_readiness_metrics_and_state(agents: AgentMesh) -> None:
     for name in (
         "istio_tcp_connections_opened_total{",
         "istio_tcp_sent_bytes_total{",
+        "istio_tcp_sockets_open{",
         "istio_build{",
         "istio_xds_message_total{",
         "workload_manager_active_proxy_count 3.0",

@@ -152,7 +152,9 @@ def test_server_reset_reaches_the_client_as_reset(start_mesh: StartMesh) -> None
 
 @pytest.mark.parametrize("size", [1, 8 << 20], ids=["an_octet", "more_than_any_buffer"])
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_closing_with_unread_data_is_a_reset_for_the_other(start_mesh: StartMesh, who: str, size: int) -> None:
+def test_closing_with_unread_data_is_a_reset_for_the_other(
+    start_mesh: StartMesh, who: str, size: int
+) -> None:
     """As without a mesh: whoever still speaks to somebody who has closed learns it, and nothing stays buffered."""
     ended: list[str] = []
 

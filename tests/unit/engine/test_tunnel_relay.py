@@ -11,7 +11,16 @@ import pytest
 
 from hbone.engine import Closed, ConnectRequested, Established
 from tests.support.ports import wait_until
-from tests.unit.engine.conftest import CLIENT_URI, SERVER_URI, Mesh, exchange, pattern, read_all
+from tests.unit.engine.conftest import (
+    CLIENT_URI,
+    SERVER_URI,
+    Host,
+    Mesh,
+    exchange,
+    pattern,
+    read_all,
+    split_authority,
+)
 
 StartMesh = Callable[..., Mesh]
 
@@ -30,6 +39,44 @@ def test_request_carries_authority_headers_and_identities(start_mesh: StartMesh)
     (established,) = mesh.out.wait(Established)
     assert established.peer_identity == SERVER_URI
     assert established.remote == mesh.hbone
+
+
+def test_answer_carries_the_headers_of_the_verdict(start_mesh: StartMesh) -> None:
+    """And each 200 its own, also when the application is not there at once, or not at all."""
+    mesh = start_mesh(workers=1)
+
+    def deliver(host: Host, event: ConnectRequested) -> None:
+        number = len(host.all(ConnectRequested))
+        headers = (("baggage", f"k8s.cluster.name=c{number}"), ("x-more", "text")) if number else ()
+        host.engine.connect_plain(event.token, split_authority(event.authority), netns=0, headers=headers)
+
+    mesh.into.decide = deliver
+    for _ in range(3):
+        with mesh.dial() as sock:
+            assert exchange(sock, b"x") == b"x"
+    found = [event.response_headers for event in mesh.out.wait(Established, 3)]
+    assert found == [(), *((("baggage", f"k8s.cluster.name=c{n}"), ("x-more", "text")) for n in (1, 2))]
+    with pytest.raises(ValueError, match="header cannot be sent"):
+        mesh.into.engine.connect_plain(1, mesh.app, netns=0, headers=(("bad name", ""),))
+
+
+def test_sockets_are_counted_while_they_are_open(start_mesh: StartMesh) -> None:
+    mesh = start_mesh(workers=2)
+    names = ("sockets_outbound", "sockets_inbound", "sockets_hbone")
+    with mesh.dial() as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        assert [mesh.out.engine.stats()[name] for name in names] == [1, 0, 0]
+        assert [mesh.into.engine.stats()[name] for name in names] == [0, 0, 1]
+    mesh.out.wait(Closed)
+    mesh.set_identity(mesh.out, mesh.ca.leaf(CLIENT_URI))  # its tunnels go
+    for host in (mesh.out, mesh.into):
+        engine = host.engine
+        wait_until(
+            lambda engine=engine: not any(engine.stats()[name] for name in names),  # type: ignore[misc]
+            "no socket is open",
+            timeout=30,
+        )
 
 
 def test_counters_and_closed_are_exact(start_mesh: StartMesh) -> None:

@@ -180,6 +180,18 @@ SAME = (
 )
 
 
+def test_kept_verdict_answers_with_its_headers(start_mesh: StartMesh) -> None:
+    mesh = start_mesh()
+    _, requested = first(mesh)
+    where, said = split_authority(requested.authority), (("baggage", "k8s.namespace.name=shop"),)
+    engine = mesh.into.engine
+    assert engine.keep_plain(requested, NUMBER, engine.epoch(), where, netns=0, headers=said) is Kept.YES
+    for _ in range(2):
+        talk(mesh)
+    assert len(mesh.into.all(ConnectRequested)) == 1
+    assert [told.response_headers for told in mesh.out.wait(Established, 3)] == [(), said, said]
+
+
 def test_streams_are_alike_whatever_else_they_say(start_mesh: StartMesh) -> None:
     mesh = start_mesh()
     mesh.headers = SAID

@@ -47,10 +47,11 @@ def _level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "ztunnel.access")
 
 
-def written(record: AccessRecord, *, as_json: bool) -> str:
+def written(record: AccessRecord, *, as_json: bool, opened: bool = False) -> str:
     read, write = os.pipe()
     writer = LineWriter(write)
-    AccessLog(writer, as_json=as_json, wall_clock=lambda: NOON).complete(record)
+    log = AccessLog(writer, as_json=as_json, wall_clock=lambda: NOON)
+    (log.opened if opened else log.complete)(record)
     writer.close(5)
     os.close(write)
     with os.fdopen(read) as file:
@@ -85,6 +86,18 @@ def test_json_has_the_same_fields_in_the_same_order() -> None:
     assert list(shown) == ["level", "time", "scope", "message", *names]
     assert shown["bytes_sent"] == 84
     assert shown["src.addr"] == "10.0.1.5:41200"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_connection_that_begins_is_a_matter_of_level_debug(
+    caplog: pytest.LogCaptureFixture, as_json: bool
+) -> None:
+    assert written(DONE, as_json=as_json, opened=True) == ""
+    caplog.set_level("DEBUG", "ztunnel.access")
+    line = written(DONE, as_json=as_json, opened=True)
+    same = written(DONE, as_json=as_json).replace("info", "debug").replace("complete", "opened")
+    ends = '"outbound"'
+    assert line == same[: same.index(ends)] + ends + ("}\n" if as_json else "\n")
 
 
 @pytest.mark.parametrize("reason", list(Reason))

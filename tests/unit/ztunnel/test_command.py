@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ztunnel.capabilities import cgroup2_mount, missing_capabilities
+from ztunnel.capabilities import cgroup2_mount, kernel_tls, missing_capabilities
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,3 +65,9 @@ def test_the_cgroup2_mount_is_found_wherever_it_is() -> None:
     mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n"
     assert cgroup2_mount(mounts) == Path("/sys/fs/cgroup/uni fied")
     assert cgroup2_mount("proc /proc proc rw 0 0\n") is None
+
+
+def test_kernel_tls_is_what_the_kernel_lists() -> None:
+    """Asking loads the module where there is one; the list then has it."""
+    offered = kernel_tls()
+    assert offered == ("tls" in Path("/proc/sys/net/ipv4/tcp_available_ulp").read_text().split())

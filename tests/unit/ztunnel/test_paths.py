@@ -17,6 +17,7 @@ from hbone.reasons import Reason
 from tests.unit.ztunnel.agentbench import Bench
 from tests.unit.ztunnel.doubles import key, service, workload
 from ztunnel import carry
+from ztunnel.decide.labels import baggage_of
 from ztunnel.state.model import Membership, Port, TunnelProtocol
 from ztunnel.state.policy import Action, Clause, Match, Policy, PolicyScope, Rule, StringMatcher
 from ztunnel.state.snapshot import Update
@@ -101,6 +102,7 @@ async def test_an_unknown_destination_is_left_alone(bench: Bench) -> None:
             "destination": ("192.0.2.7", 443),
             "netns": pod.netns,
             "source_ip": None,
+            "headers": (),
             "mark": 0,
         }
     ]
@@ -226,6 +228,7 @@ async def test_a_connect_request_is_delivered_under_the_clients_address(bench: B
             "destination": ("10.0.0.3", 8080),
             "netns": pod.netns,
             "source_ip": "10.0.0.1",
+            "headers": (("baggage", str(baggage_of(HERE))),),
             "mark": ONWARD_MARK,
         }
     ]
@@ -235,6 +238,31 @@ async def test_a_connect_request_is_delivered_under_the_clients_address(bench: B
     text = bench.metrics.render("")[0].decode()
     received = next(r for r in text.splitlines() if r.startswith("istio_tcp_received_bytes_total{"))
     assert received.endswith(" 84.0")
+
+
+@pytest.mark.trio
+async def test_baggage_can_be_switched_off() -> None:
+    bench = Bench(ENABLE_RESPONSE_BAGGAGE="false")
+    await bench.know(CLIENT, HERE)
+    pod = await bench.enrol(HERE)
+    bench.request(pod, "10.0.0.1", "10.0.0.3", "10.0.0.3:8080")
+    (call,) = bench.engine.named("connect_plain")
+    assert call["headers"] == ()
+    bench.dispose()
+
+
+@pytest.mark.trio
+async def test_connections_that_begin_are_logged_at_level_debug(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.know(CLIENT, HERE)
+    pod = await bench.enrol(HERE)
+    caplog.set_level("DEBUG", "ztunnel.access")
+    token = bench.request(pod, "10.0.0.1", "10.0.0.3", "10.0.0.3:8080")
+    (line,) = bench.log().splitlines()
+    assert "\tdebug\taccess\tconnection opened\tsrc.addr=10.0.0.1:" in line
+    assert line.endswith('direction="inbound"')
+    assert "connection complete" in bench.close(token)
 
 
 @pytest.mark.trio
