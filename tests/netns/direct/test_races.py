@@ -84,6 +84,7 @@ def test_policy_flips_under_load(
                     ok, result = await trio.to_thread.run_sync(finish)
                     assert ok, result
                     attempts.extend(result)
+                await agent.apply(update(allow("client", "guest")))
 
     trio.run(main)
     print(f"{len(denied)} flips, {len(mine)} connections always allowed, {len(theirs)} allowed now and then")
