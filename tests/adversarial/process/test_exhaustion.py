@@ -120,7 +120,8 @@ def test_owner_that_does_not_listen(arenas: Arenas) -> None:
 
 
 def test_too_many_tunnels_are_shed(arenas: Arenas) -> None:
-    with arenas.enter(max_tunnels=20) as arena:
+    patient = {"handshake_timeout": 60.0, "preface_timeout": 60.0, "settings_timeout": 60.0}
+    with arenas.enter(max_tunnels=20, **patient) as arena:
         peers: list[Peer] = []
         with contextlib.ExitStack() as stack:
             for _ in range(30):
