@@ -14,7 +14,6 @@ import pytest
 
 from tests.support import frames, lasting, tls13
 from tests.support.arena import Arena, Arenas
-from tests.support.canary import percentile
 from tests.support.peer import Peer, Refused
 from tests.support.pki import Credential, load_chain, unverified_context
 from tests.support.ports import wait_until
@@ -251,17 +250,13 @@ def shake_hands_beside(arena: Arena) -> None:
     threads = [threading.Thread(target=shake, args=(n,)) for n in range(len(made))]
     for thread in threads:
         thread.start()
-    times = []
     until = time.monotonic() + lasting.seconds(2)
     while time.monotonic() < until:
-        start = time.monotonic()
-        peer.echo(stream, b"quick")
-        times.append(time.monotonic() - start)
+        peer.echo(stream, b"still here")  # has its own deadline; how quick is the canary's to say
     stop.set()
     for thread in threads:
         thread.join()
     assert sum(made) > 50
-    assert percentile(times, 0.99) < 0.25  # this process is the busy one; the canary tells the engine's share
 
 
 def test_record_fragments(arena: Arena) -> None:
