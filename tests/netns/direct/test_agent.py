@@ -11,10 +11,11 @@ import time
 
 import pytest
 
-from tests.netns.agent.conftest import TALK, AgentMesh
+from tests.netns.agent.conftest import ECHO, TALK, AgentMesh, pod
 from tests.netns.agent.test_agent import SPIFFE, policy
 from tests.netns.direct.conftest import counters
 from tests.netns.local.conftest import wait_until
+from ztunnel.enrol.settings import ACCELERATE
 
 pytestmark = pytest.mark.root
 
@@ -199,4 +200,47 @@ def test_policy_that_comes_while_no_agent_is_there_ends_what_the_former_allowed(
         kept.close()
         cut.close()
         never.mesh.write("policy.yaml")
+        never.mesh.up()
+
+
+_SERVICE = """---
+apiVersion: v1
+kind: Service
+metadata: {name: quick, namespace: shop}
+spec: {selector: {app: quick}, ports: [{name: tcp, port: 70, targetPort: 7000}]}
+"""
+
+
+def test_pods_that_ask_are_accelerated_and_the_log_has_every_byte(never: AgentMesh) -> None:
+    """A pod's own annotation, and that of the other end."""
+    asked = f"annotations: {{{ACCELERATE}: 'true'}}"
+    for name, text in (
+        ("quick", pod("quick", "n1", ECHO, port=7000) + _SERVICE),
+        ("asker", pod("asker", "n1", "sleep infinity")),
+    ):
+        labels = f"labels: {{app: {name}}}"
+        never.mesh.write(f"{name}.yaml", text.replace(labels, f"{labels}, {asked}", 1))
+    try:
+        never.mesh.up()
+
+        def accelerated() -> bool:
+            before = counters(never)["turbo"]
+            never.talk("shop/asker", "quick.shop", 70, "ready?")
+            return counters(never)["turbo"] == before + 2
+
+        wait_until("they are accelerated", accelerated, 60)
+        before, line = counters(never)["turbo"], f"hello {time.monotonic_ns()}"
+        asker = never.address("shop/asker")
+        assert never.talk("shop/asker", "quick.shop", 70, line) == f"{asker} {line}"
+        sent = len(line) + 1
+        for direction, told in (("outbound", "bytes_sent"), ("inbound", "bytes_recv")):
+            wanted = {"src.workload": "asker", told: str(sent), PATH: "direct"}
+            entry = never.access("n1", direction=direction, **wanted)
+            assert {entry["bytes_sent"], entry["bytes_recv"]} == {str(sent), str(sent + len(asker) + 1)}
+        never.talk("shop/asker", "near.shop", 70, "one end")
+        never.talk("shop/client", "quick.shop", 70, "the other end")
+        assert counters(never)["turbo"] == before + 2
+    finally:
+        never.mesh.write("quick.yaml")
+        never.mesh.write("asker.yaml")
         never.mesh.up()
