@@ -76,6 +76,11 @@ class DnsSockets:
             return False
         return True
 
+    def copy(self) -> DnsSockets:
+        """The same sockets under descriptors of their own."""
+        raw = {version: each.dup() for version, each in self.raw.items()}
+        return DnsSockets(self.udp.dup(), self.tcp.dup(), raw)
+
     def are_open(self) -> bool:
         """Whether none has been closed."""
         return all(each.fileno() >= 0 for each in self._all())
@@ -119,9 +124,9 @@ def open_upstream(netns_fd: int | None, version: int, kind: socket.SocketKind) -
     return opened
 
 
-def original_destination(accepted: socket.socket) -> tuple[Address, int]:
-    """Which name server a TCP connection was made to. OSError if it is gone."""
-    return _end(accepted.getsockname())
+def original_destination(local: tuple[str, int] | tuple[str, int, int, int]) -> tuple[Address, int]:
+    """Which name server a TCP connection was made to, from the accepted socket's getsockname()."""
+    return _end(local)
 
 
 @contextlib.contextmanager

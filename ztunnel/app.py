@@ -33,6 +33,8 @@ from ztunnel.config import Config, Endpoint
 from ztunnel.control_plane import ControlPlane
 from ztunnel.crl import CrlFile
 from ztunnel.direct.keeper import Keeper, Scissors
+from ztunnel.dns.lookup import Names
+from ztunnel.dns.server import DnsServer
 from ztunnel.enrol.pods import Pods
 from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import ZdsClient
@@ -158,12 +160,15 @@ class Agent:
         )
         self.xds = self._xds()
         self.identities = self._identities()
+        names = Names(config.cluster_domain, config.preferred_namespace)
+        self.dns = DnsServer(self.store, names, network=config.network, ipv6=config.ipv6_enabled)
         self.pods = Pods(
             capture=capture,
             engine=engine,
             identities=self.identities,
             network_of=self._network_of,
             trust_domain_of=self._trust_domain_of,
+            names=self.dns,
         )
         self.zds = ZdsClient(config.inpod_uds, self.pods) if config.inpod_uds is not None else None
         self.pump = self._pump()
@@ -249,6 +254,7 @@ class Agent:
         telemetry.watch_flows(self.metrics, self.flows, self.carrier, self.redecider, self.pump)
         telemetry.watch_engine(self.metrics, self.engine)
         telemetry.watch_capture(self.metrics, self.capture)
+        telemetry.watch_names(self.metrics, self.dns)
         telemetry.watch_log(self.metrics, writer)
         telemetry.watch_tasks(self.metrics)
 
@@ -268,7 +274,13 @@ class Agent:
             exempt_outbound_ports=self.config.exempt_outbound | settings.exclude_outbound,
             only_inbound_ports=settings.include_inbound,
             bypass_inbound=settings.bypass_inbound,
+            dns=self._captures_dns(settings),
         )
+
+    def _captures_dns(self, settings: CaptureSettings) -> bool:
+        if self.config.xds_on_demand or settings.dns_capture is None:
+            return self.config.captures_dns
+        return settings.dns_capture
 
     def _trust_domain_of(self, namespace: str, name: str, service_account: str) -> str:
         workload = self.store.snapshot.local_workload(namespace, service_account, name)
@@ -310,6 +322,7 @@ class Agent:
             if self.xds is not None:
                 nursery.start_soon(self.xds.run)
             direct = await nursery.start(self._direct)
+            await nursery.start(self.dns.run)
             enrolment = await nursery.start(self._enrolment)
             nursery.start_soon(self._signals)
             await self._stopping.wait()

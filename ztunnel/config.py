@@ -131,7 +131,7 @@ def _ports(value: str) -> frozenset[int]:
     return frozenset(_port(name) for name in _names(value))
 
 
-def _orig_src(value: str) -> bool | None:
+def _optional_flag(value: str) -> bool | None:
     return _flag(value) if value else None
 
 
@@ -183,13 +183,28 @@ SETTINGS: tuple[Setting, ...] = (
         "./var/run/secrets/tokens/istio-token",
         "bearer token: path (read again at each use) or literal; empty: none",
     ),
+    Setting(
+        "ISTIO_META_DNS_CAPTURE",
+        "dns_capture",
+        _optional_flag,
+        "",
+        "answer pods' questions to name servers; empty: yes, unless XDS_ON_DEMAND (docs/dns.md)",
+    ),
+    Setting(
+        "PREFERED_SERVICE_NAMESPACE",
+        "preferred_namespace",
+        _text,
+        "",
+        "of equal names in several namespaces this one's is answered (Istio's spelling)",
+    ),
+    Setting("IPV6_ENABLED", "ipv6_enabled", _flag, "true", "answer questions for IPv6 addresses"),
     Setting("XDS_ON_DEMAND", "xds_on_demand", _flag, "false", "ask for addresses when they are needed"),
     Setting("SECRET_TTL", "secret_ttl", _seconds, "86400s", "life of a certificate to ask for"),
     Setting(
         "INPOD_UDS", "inpod_uds", _optional_path, "/var/run/ztunnel/ztunnel.sock", "ZDS socket; empty: none"
     ),
     Setting(
-        "ENABLE_ORIG_SRC", "orig_src", _orig_src, "", "apps see the client's address; empty: if possible"
+        "ENABLE_ORIG_SRC", "orig_src", _optional_flag, "", "apps see the client's address; empty: if possible"
     ),
     Setting(
         "ENABLE_RESPONSE_BAGGAGE", "response_baggage", _flag, "true", "read baggage of peers and answer it"
@@ -302,6 +317,9 @@ class Config:
     alt_xds_hostname: str
     alt_ca_hostname: str
     auth_token: str
+    dns_capture: bool | None
+    preferred_namespace: str
+    ipv6_enabled: bool
     xds_on_demand: bool
     secret_ttl: float
     inpod_uds: Path | None
@@ -350,6 +368,11 @@ class Config:
         """`drain_deadline`, or what it is where a successor has the pods."""
         own = self.handover_deadline if handed_over else None
         return self.drain_deadline if own is None else own
+
+    @property
+    def captures_dns(self) -> bool:
+        """Whether pods' questions are captured, unless a pod says otherwise: as Istio, by default they are."""
+        return not self.xds_on_demand if self.dns_capture is None else self.dns_capture
 
     @property
     def node_id(self) -> str:
@@ -404,6 +427,10 @@ def load(environ: Mapping[str, str]) -> Config:
             got = f", not {text!r}" if text else ""
             raise ConfigError(f"{name} {error}{got}: {row.doc}") from None
     values["ca_address"] = values["ca_address"] or values["xds_address"]
+    if values["dns_capture"] and values["xds_on_demand"]:
+        raise ConfigError(
+            "ISTIO_META_DNS_CAPTURE and XDS_ON_DEMAND exclude each other: names need all services; unset one"
+        )
     return Config(
         **values,
         xds_headers=_headers(environ, "XDS_HEADER_"),

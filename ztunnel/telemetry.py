@@ -10,6 +10,7 @@ from ebpf.capture import Capture
 from hbone.engine import Engine
 from ztunnel.capabilities import kernel_tls
 from ztunnel.carry import Carrier
+from ztunnel.dns.server import DnsServer
 from ztunnel.enrol.pods import Pods
 from ztunnel.enrol.zds import ZdsClient
 from ztunnel.flows.redecide import Redecider
@@ -27,6 +28,7 @@ __all__ = [
     "watch_flows",
     "watch_identities",
     "watch_log",
+    "watch_names",
     "watch_pods",
     "watch_tasks",
 ]
@@ -138,6 +140,13 @@ def watch_capture(metrics: Metrics, capture: Capture) -> None:
         "How connections are captured, and whether that was the first choice",
         lambda: [({"variant": capture.variant, "why": capture.chosen.why}, 1)],
     )
+
+
+def watch_names(metrics: Metrics, dns: DnsServer) -> None:
+    """Questions of pods to name servers."""
+    metrics.registry.register(dns.counts)
+    metrics.value("gauge", "ambient_dns_outstanding", "Questions passed on", lambda: dns.outstanding)
+    metrics.value("counter", "ambient_dns_strange", "Answers to nothing asked", lambda: dns.upstream.strange)
 
 
 def watch_log(metrics: Metrics, writer: LineWriter) -> None:

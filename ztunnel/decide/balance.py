@@ -16,7 +16,7 @@ from ztunnel.state.model import (
 )
 from ztunnel.state.snapshot import Snapshot
 
-__all__ = ["Endpoint", "NotedDraw", "choose_endpoint", "weighted"]
+__all__ = ["Endpoint", "NotedDraw", "choose_endpoint", "nearest_first", "weighted"]
 
 
 class NotedDraw(float):
@@ -112,6 +112,16 @@ def _preferred(endpoints: list[Endpoint], client: Workload, balancing: LoadBalan
             return [endpoint for endpoint, rank in zip(endpoints, ranks, strict=True) if rank == best]
         case _:
             return endpoints
+
+
+def nearest_first(
+    workloads: Sequence[Workload], client: Workload, balancing: LoadBalancing
+) -> tuple[Workload, ...]:
+    """In the order of what they share with the client, where the service asks for that; else as they are."""
+    if balancing.mode not in (LoadBalancingMode.FAILOVER, LoadBalancingMode.STRICT):
+        return tuple(workloads)
+    scopes = balancing.routing_preference
+    return tuple(sorted(workloads, key=lambda workload: -_rank(scopes, client, workload)))
 
 
 def _rank(scopes: tuple[Scope, ...], client: Workload, workload: Workload) -> int:

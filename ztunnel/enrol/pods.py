@@ -64,6 +64,11 @@ class _Identities(Protocol):
     def release(self, owner: str) -> None: ...
 
 
+class _Names(Protocol):
+    def serve(self, pod: Pod) -> None: ...
+    def leave(self, pod: Pod) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Pod:
     """One running pod. `tag` is its number in the engine's events, `netns` its namespace's number there."""
@@ -98,11 +103,14 @@ class Pods:
         identities: _Identities,
         network_of: Callable[[int, CaptureSettings], PodNetwork],
         trust_domain_of: Callable[[str, str, str], str],
+        names: _Names | None = None,
     ) -> None:
         """`network_of` reads what to capture from a namespace, under the pod's settings (in a thread);
-        `trust_domain_of` tells the trust domain of a pod by its namespace, name and service account."""
+        `trust_domain_of` tells the trust domain of a pod by its namespace, name and service account. `names` answers questions to name
+        servers."""
         self._capture, self._engine, self._identities = capture, engine, identities
         self._network_of, self._trust_domain_of = network_of, trust_domain_of
+        self._names = names
         self._by_uid: dict[str, Pod] = {}
         self._by_tag: dict[int, Pod] = {}
         self._pending: dict[str, Add] = {}
@@ -210,6 +218,7 @@ class Pods:
         if enrolled is not None:
             self._engine.forget()  # verdicts that rest on the old addresses
             pod.enrolled = enrolled
+            self._serve_names(pod)
             shown = ",".join(str(address) for address in pod.addresses)
             _log.info(
                 "capture brought up to date", extra=fields(pod=name, addresses=shown, **_shown(pod.settings))
@@ -314,6 +323,7 @@ class Pods:
                 await trio.to_thread.run_sync(self._capture.withdraw, enrolled)
             raise
         self._by_uid[pod.uid] = self._by_tag[pod.tag] = pod
+        self._serve_names(pod)
         self.started += 1
         shown = ",".join(str(address) for address in pod.addresses)
         name = f"{pod.namespace}/{pod.name}"
@@ -363,6 +373,8 @@ class Pods:
         """Withdraw capture first, so that no connection is steered to a listener that has gone."""
         del self._by_uid[pod.uid]
         restored = await self._restored(self._capture.withdraw, pod)
+        if self._names is not None:
+            self._names.leave(pod)
         self._engine.drain(pod.tag)
         self._identities.release(pod.uid)
         self.stopped += 1
@@ -372,6 +384,10 @@ class Pods:
             self._leaving.append(pod)
         shown = fields(pod=f"{pod.namespace}/{pod.name}", uid=pod.uid, restored=restored)
         _log.info("pod withdrawn", extra=shown)
+
+    def _serve_names(self, pod: Pod) -> None:
+        if self._names is not None:
+            self._names.serve(pod)
 
     async def _restored(self, step: Callable[[EnrolledPod], bool], pod: Pod) -> bool:
         """Take one step of a withdrawal; whether it is over. What fails is logged and not tried again."""

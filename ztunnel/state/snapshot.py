@@ -117,6 +117,10 @@ class Snapshot:
         """Which service a client of a namespace means by a host name."""
         return self._best(self.hostnames.get(hostname, ()), client_namespace)
 
+    def services_named(self, hostname: str) -> Iterable[Service]:
+        """Every service with a host name, in the order of their keys."""
+        return (self.by_key[key] for key in self.hostnames.get(hostname, ()))
+
     def endpoints(self, service_key: str) -> Iterable[Workload]:
         """All workloads that list the service, healthy or not, in no particular order."""
         return self.members.get(service_key, _NOBODY).values()
