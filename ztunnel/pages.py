@@ -14,6 +14,8 @@ from ebpf.variants import Chosen
 from hbone.engine import Engine
 from ztunnel import admin, config_dump, http1, whatif
 from ztunnel.config import Config
+from ztunnel.dns import whatname
+from ztunnel.dns.lookup import Names
 from ztunnel.enrol.pods import Pods
 from ztunnel.flows.registry import Registry
 from ztunnel.identity.manager import IdentityManager
@@ -101,6 +103,20 @@ class View:
             return admin.as_json({"error": str(error)}, 404)
         return admin.as_json(answer.as_json())
 
+    async def resolve(self, request: http1.Request) -> http1.Response:
+        """/resolve?from=NS/POD&name=NAME; an answer 404 carries `error`."""
+        try:
+            answer = whatname.explain_name(
+                self.store.snapshot,
+                Names(self.config.cluster_domain, self.config.preferred_namespace),
+                source=request.query.get("from", ""),
+                name=request.query.get("name", ""),
+                network=self.config.network,
+            )
+        except whatif.QuestionError as error:
+            return admin.as_json({"error": str(error)}, 404)
+        return admin.as_json(answer)
+
     async def quit(self, _request: http1.Request) -> http1.Response:
         """/quitquitquit."""
         self.stop()
@@ -123,6 +139,7 @@ def _admin(view: View) -> admin.Admin:
     capture = {field.name: getattr(view.capture, field.name) for field in fields(view.capture)}
     pages.page("GET", "/capture", "how pods are captured, and why so", admin.json_page(lambda _: capture))
     pages.page("GET", "/explain", "?from=NS/POD&amp;to=HOST:PORT", view.explain)
+    pages.page("GET", "/resolve", "?from=NS/POD&amp;name=NAME", view.resolve)
     pages.page("POST", "/logging", "?level=info,xds=debug", admin.logging_page(view.config.log_level))
     pages.page("POST", "/quitquitquit", "drain and leave", view.quit)
     return pages

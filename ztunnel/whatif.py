@@ -27,7 +27,7 @@ from ztunnel.decide.outbound import decide_outbound
 from ztunnel.state.model import IPAddress, Service, TunnelProtocol, Workload
 from ztunnel.state.snapshot import Snapshot
 
-__all__ = ["Explanation", "QuestionError", "explain_connection"]
+__all__ = ["Explanation", "QuestionError", "explain_connection", "pod_named"]
 
 
 class QuestionError(Exception):
@@ -51,7 +51,7 @@ def explain_connection(
     snapshot: Snapshot, *, source: str, target: str, network: str, cluster_domain: str
 ) -> Explanation:
     """`source` is NS/POD, `target` HOST:PORT, where HOST is a service, a pod (NS/POD or POD) or an address."""
-    pod = _pod(snapshot, source)
+    pod = pod_named(snapshot, source)
     destination, line = _destination(snapshot, pod, target, network, cluster_domain)
     lines = [line] if line else []
     peer = SocketAddress(pod.addresses[0] if pod.addresses else destination.ip, 0)
@@ -107,7 +107,8 @@ def _application(tunnel: Tunnel) -> SocketAddress:
     return SocketAddress(host, authority.port)
 
 
-def _pod(snapshot: Snapshot, text: str) -> Workload:
+def pod_named(snapshot: Snapshot, text: str) -> Workload:
+    """The pod NAMESPACE/POD; QuestionError if there is none."""
     namespace, slash, name = text.partition("/")
     if not slash or not namespace or not name:
         raise QuestionError(f"from={text!r} is not NAMESPACE/POD")

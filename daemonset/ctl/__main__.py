@@ -113,6 +113,11 @@ def _add_inspection(commands: Subparsers) -> None:
     explain.add_argument("--to", dest="target", metavar="HOST:PORT", required=True, help="service or address")
     explain.add_argument("-n", "--namespace", default="", help="namespace of POD")
     explain.add_argument("--json", action="store_true", help="as JSON")
+    resolve = _command(commands, "resolve", "inspect:resolve", "say what a pod is told under a name")
+    resolve.add_argument("--from", dest="source", metavar="POD", required=True, help="NAMESPACE/NAME")
+    resolve.add_argument("name", metavar="NAME", help="host name, as the pod would look it up")
+    resolve.add_argument("-n", "--namespace", default="", help="namespace of POD")
+    resolve.add_argument("--json", action="store_true", help="as JSON")
     analyze = _command(
         commands, "analyze", "analyze:run", "say what is wrong with manifests before they are applied"
     )

@@ -1,4 +1,4 @@
-"""Commands that ask the agents: `explain`, `config`, `workloads`, `services`, `policies`, `connections`.
+"""Commands that ask the agents: `explain`, `resolve`, `config`, `workloads`, `services`, `policies`, `connections`.
 
 An agent's admin interface listens on the loopback address of its node's network namespace.
 """
@@ -80,6 +80,19 @@ def explain(options: argparse.Namespace) -> int:
     else:
         print("\n".join(answer["lines"]))
     return 0 if answer["allowed"] else 1
+
+
+def resolve(options: argparse.Namespace) -> int:
+    """Status 0: the mesh answers; 1: the pod's own name server is asked."""
+    require_root("resolve")
+    state = load(options.mesh)
+    if state["istiodlite"] is None:
+        raise CommandFailed(f"mesh {options.mesh} runs without agents (up --no-mesh): nobody answers")
+    pod = find_pod(state, options.source, options.namespace)
+    query = urlencode({"from": f"{pod['namespace']}/{pod['name']}", "name": options.name}, safe="/:")
+    answer = fetch(state, pod["node"], f"/resolve?{query}")
+    print(json.dumps(answer, indent=1) if options.json else "\n".join(answer["lines"]))
+    return 0 if answer["known"] else 1
 
 
 def config(options: argparse.Namespace) -> int:

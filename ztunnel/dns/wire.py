@@ -15,6 +15,7 @@ import dns.message
 import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
@@ -179,6 +180,12 @@ def _read(data: bytes) -> dns.message.Message | None:
         return None
 
 
+def _record(ip: IPAddress) -> dns.rdata.Rdata:
+    """Made from bytes: reading text takes ten times as long, and a headless service may have thousands."""
+    kind = dns.rdatatype.A if ip.version == 4 else dns.rdatatype.AAAA
+    return dns.rdata.from_wire(dns.rdataclass.IN, kind, ip.packed, 0, len(ip.packed))
+
+
 def _header(data: bytes, rcode: dns.rcode.Rcode) -> bytes:
     """A header alone, in answer to what could not be read."""
     return data[:2] + bytes([_RESPONSE | data[2] & 0x79, rcode]) + bytes(8)
@@ -186,8 +193,8 @@ def _header(data: bytes, rcode: dns.rcode.Rcode) -> bytes:
 
 def _response(message: dns.message.Message, rcode: dns.rcode.Rcode) -> dns.message.Message:
     response = dns.message.make_response(message, recursion_available=True, our_payload=_OUR_PAYLOAD)
-    if message.edns > 0:
-        response.use_edns(0, payload=_OUR_PAYLOAD)
+    if message.edns >= 0:
+        response.use_edns(0, ednsflags=message.ednsflags & dns.flags.DO, payload=_OUR_PAYLOAD)
     response.set_rcode(rcode)
     return response
 

@@ -237,6 +237,8 @@ class Pods:
         captured; but a namespace that we hold would outlive its pod."""
         for pod in [pod for pod in self if f"{pod.namespace}/{pod.name}" not in busy]:
             self._capture.let_go(pod.enrolled)
+            if self._names is not None:
+                self._names.leave(pod)
             self._identities.release(pod.uid)
             del self._by_uid[pod.uid]
             self._forget(pod)
