@@ -1,6 +1,10 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "ipsec_mb.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #if defined(__x86_64__) && defined(__has_include)
 #if __has_include(<intel-ipsec-mb.h>)
@@ -12,7 +16,9 @@
 
 #include <dlfcn.h>
 #include <intel-ipsec-mb.h>
+#include <link.h>
 #include <openssl/crypto.h>
+#include <sys/mman.h>
 
 #if IMB_VERSION_NUM >= IMB_VERSION(2, 0, 0)
 #define LIBRARY "libIPSec_MB.so.2"
@@ -34,6 +40,27 @@ struct ipsec_mb {
     struct gcm narrow, wide;
 };
 
+static int drop_code(struct dl_phdr_info *info, size_t size, void *name)
+{
+    (void)size;
+    if (!strstr(info->dlpi_name, name))
+        return 0;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+        uintptr_t start = (info->dlpi_addr + part->p_vaddr) & ~(part->p_align - 1);
+        if (part->p_type == PT_LOAD && !(part->p_flags & PF_W))
+            madvise((void *)start, info->dlpi_addr + part->p_vaddr + part->p_memsz - start, MADV_DONTNEED);
+    }
+    return 1;
+}
+
+/* The library tries all its algorithms when it starts and so maps megabytes of code that nobody needs again: given
+ * back, what is used comes again from the file. */
+static void forget_trial(void)
+{
+    dl_iterate_phdr(drop_code, LIBRARY);
+}
+
 /* Which functions suit this CPU: the library fills a manager with them. They do not need it afterwards. */
 static bool take_functions(struct ipsec_mb *mb)
 {
@@ -54,6 +81,7 @@ static bool take_functions(struct ipsec_mb *mb)
         mb->wide = (struct gcm){manager->gcm256_pre, manager->gcm256_enc, manager->gcm256_dec};
     }
     drop(manager);
+    forget_trial();
     return good;
 }
 

@@ -262,7 +262,8 @@ static void round_of(struct worker *w)
 {
     struct epoll_event events[EVENTS];
     bool idle = list_empty(&w->ready) && list_empty(&w->again);
-    int wait = idle ? timer_wait(&w->timers, clock_now()) : 0;
+    /* the clock as the last round began: a timer may be late by what that took, and is not worth a look at the clock */
+    int wait = idle ? timer_wait(&w->timers, w->now) : 0;
     int n = epoll_wait(w->epoll, events, EVENTS, wait);
     w->now = clock_now();
     COUNT(w, loops);

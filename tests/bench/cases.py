@@ -21,7 +21,7 @@ class Case:
     pinned: all processes share one CPU, because on few virtual CPUs the time an idle one takes to wake up, which
     depends on the neighbours, is otherwise most of what a small message takes.
     cold: the variant pools nothing. one_tunnel: all connections have to share a tunnel. of_memory: about resident
-    memory.
+    memory. workers: about so many threads of ours, and of nobody else.
     """
 
     rows: tuple[Row, ...]
@@ -30,6 +30,7 @@ class Case:
     cold: bool = False
     one_tunnel: bool = False
     of_memory: bool = False
+    workers: int | None = None
 
     @property
     def name(self) -> str:
@@ -46,6 +47,21 @@ def bulk(direction: str, conns: int) -> Case:
         return {row.case: Sample(got["gbit_s"], cpu, foreign_cpu=cost.foreign_cpu)}
 
     return Case((row,), measure)
+
+
+def scaling(workers: int) -> Case:
+    """Bulk through so many threads of ours, over enough connections for each to get its share.
+
+    Read the cost: while it stays the same with a second thread, that thread adds what the machine has left.
+    """
+    conns = 32
+    row = Row(f"scale-{workers}", "Gbit/s", "higher", "GB")
+
+    def measure(rig: Rig, seconds: float) -> dict[str, Sample]:
+        (sample,) = bulk("up", conns).measure(rig, seconds).values()
+        return {row.case: sample}
+
+    return Case((row,), measure, workers=workers)
 
 
 def rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold: bool = False) -> Case:
@@ -133,5 +149,7 @@ def hbone_cases() -> list[Case]:
         connections(cold=False),
         connections(cold=True),
         mixed(),
+        scaling(1),
+        scaling(2),
         memory(),
     ]

@@ -19,7 +19,7 @@ class Variant(ABC):
 
     def meaningless(self, case: Case) -> str | None:
         """Why this case says nothing about it, or None."""
-        return None
+        return "this row is about threads of ours" if case.workers else None
 
     def version(self) -> str | None:
         """What exactly is measured, for the machine facts."""

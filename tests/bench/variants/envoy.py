@@ -169,7 +169,7 @@ class Envoy(Variant):
 
     def meaningless(self, case: Case) -> str | None:
         several = case.one_tunnel and self.concurrency > 1
-        return "each of its threads has a tunnel of its own" if several else None
+        return "each of its threads has a tunnel of its own" if several else super().meaningless(case)
 
     def version(self) -> str | None:
         path = binary()

@@ -30,6 +30,10 @@ class Ours(Variant):
             return f"the engine is not built ({error}): run make install"
         return None
 
+    def meaningless(self, case: Case) -> str | None:
+        fixed = case.workers is not None and self.workers is not None
+        return "this variant has its own number of threads" if fixed else None
+
     def version(self) -> str | None:
         """Which library protects the records."""
         module = importlib.import_module("hbone.engine")
@@ -40,7 +44,7 @@ class Ours(Variant):
     def start(self, session: Session, case: Case) -> None:
         files = session.bed.certificates
         common = ["--roots", str(files.roots), "--decide", self.decide]
-        workers = 1 if case.one_tunnel else self.workers  # a tunnel belongs to one worker
+        workers = case.workers or (1 if case.one_tunnel else self.workers)  # a tunnel belongs to one worker
         if workers is not None:
             common += ["--workers", str(workers)]
         if not self.ipsec_mb:

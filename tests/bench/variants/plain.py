@@ -20,7 +20,7 @@ class Direct(Variant):
     name = "none"
 
     def meaningless(self, case: Case) -> str | None:
-        return "there is no proxy" if case.of_memory else None
+        return "there is no proxy" if case.of_memory else super().meaningless(case)
 
     def start(self, session: Session, case: Case) -> None:
         session.entry = SERVER_ADDRESS
@@ -32,7 +32,8 @@ class Splice(Variant):
     name = "splice"
 
     def meaningless(self, case: Case) -> str | None:
-        return "its buffers are pipes in the kernel, not resident memory" if case.of_memory else None
+        pipes = "its buffers are pipes in the kernel, not resident memory"
+        return pipes if case.of_memory else super().meaningless(case)
 
     def start(self, session: Session, case: Case) -> None:
         relay = str(session.bed.programs / "relay")

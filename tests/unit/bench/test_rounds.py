@@ -22,6 +22,8 @@ ROWS = [
     "conn-warm",
     "conn-cold",
     "mixed",
+    "scale-1",
+    "scale-2",
     "rss-idle",
     "rss-10k-idle",
     "rss-after",
