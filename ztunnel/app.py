@@ -60,6 +60,7 @@ __all__ = ["Agent", "StartError", "cgroup_of", "run"]
 _log = logging.getLogger("ztunnel.app")
 _COUNTERS = 1.0
 _EVENT_HOLD = 0.005
+_SESSIONS_MOST = 1 << 16  # the engine's limit
 _LAST_ACCEPTS = 0.3
 _IDLE = 2.0
 
@@ -110,6 +111,7 @@ def _engine_config(config: Config) -> EngineConfig:
         connection_window_max=config.connection_window,
         pool_streams=config.pool_max_streams,
         pool_idle_timeout=config.pool_idle,
+        max_sessions=min(config.tls_sessions, _SESSIONS_MOST),
     )
 
 

@@ -216,6 +216,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams", _count, "100", "streams in one tunnel"),
     Setting("POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle", _seconds, "5m", "close tunnels unused this long"),
     Setting(
+        "AMBIENT_TLS_SESSIONS",
+        "tls_sessions",
+        _count,
+        "0",
+        "TLS sessions each identity keeps for resumption, as client and as server; 0: none",
+    ),
+    Setting(
         "ZTUNNEL_WORKER_THREADS",
         "workers",
         _count,
@@ -329,6 +336,7 @@ class Config:
     connection_window: int
     pool_max_streams: int
     pool_idle: float
+    tls_sessions: int
     workers: int
     ipsec_mb: bool
     grace_period: float | None

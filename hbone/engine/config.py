@@ -19,6 +19,7 @@ class EngineConfig:
     and neither do we by default: a new handshake is where certificates are judged.
     `event_hold` is how long events that nobody waits for (`Established`, `Closed`, `Admitted`) may stay with a
     worker, so that one look at the events finds more of them; 0 signals each at once.
+    `max_sessions` is how many TLS sessions each identity keeps for resumption, in each role; 0: none.
     `max_verdicts` bounds what `Engine.keep_plain` and `keep_tunnel` keep.
     `ipsec_mb` lets Intel's Multi-Buffer library protect TLS records where it is installed and the CPU has the
     instructions for which it is faster (VAES, AVX-512); otherwise, and without it, OpenSSL does.
@@ -30,6 +31,7 @@ class EngineConfig:
     max_handshakes: int = 2_000
     max_events: int = 65_536
     max_verdicts: int = 10_000
+    max_sessions: int = 0
     event_hold: float = 0.0
 
     stream_window: int = 1 * MIB

@@ -117,9 +117,92 @@ void handshake_prepare(SSL_CTX *server, SSL_CTX *client)
     SSL_CTX_set_alpn_protos(client, ALPN, sizeof ALPN);
 }
 
+/* ---- resumption */
+
+static struct session_peer proved(const struct handshake *h)
+{
+    return (struct session_peer){h->peer_identity, h->peer_chain};
+}
+
+static void believe(struct handshake *h, const struct session_peer *peer)
+{
+    free(h->peer_identity);
+    peer_chain_free(h->peer_chain);
+    h->peer_identity = peer->identity;
+    h->peer_chain = peer->chain;
+}
+
+static int keep_session(SSL *ssl, SSL_SESSION *session)
+{
+    struct handshake *h = SSL_get_app_data(ssl);
+    struct session_peer peer = proved(h);
+    struct sessions *s = h->identity->sessions;
+    return h->client ? session_keep_dialled(s, session, &peer, &h->place) : session_keep_served(s, session, &peer);
+}
+
+/* The last one found is the one that OpenSSL uses: it looks no further. */
+static SSL_SESSION *find_session(SSL *ssl, const unsigned char *id, int size, int *copy)
+{
+    struct handshake *h = SSL_get_app_data(ssl);
+    struct session_peer peer = {0};
+    SSL_SESSION *session = session_served(h->identity->sessions, id, (size_t)size, &peer);
+    *copy = 0; /* the reference is its own */
+    believe(h, &peer);
+    return session;
+}
+
+void handshake_prepare_resumption(SSL_CTX *server, SSL_CTX *client)
+{
+    static const unsigned char context[] = "hbone";
+    SSL_CTX_set_session_cache_mode(server, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_set_session_cache_mode(client, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_set_session_id_context(server, context, sizeof context - 1);
+    SSL_CTX_set_num_tickets(server, 1);
+    SSL_CTX_sess_set_new_cb(server, keep_session);
+    SSL_CTX_sess_set_new_cb(client, keep_session);
+    SSL_CTX_sess_set_get_cb(server, find_session);
+}
+
+/* Offers a session with somebody who is expected. */
+static void offer_session(struct handshake *h)
+{
+    struct session_peer peer = {0};
+    SSL_SESSION *session = session_dialled(h->identity->sessions, &h->place, &peer);
+    if (session && peer_certificate_expected(h, peer.identity) && SSL_set_session(h->ssl, session))
+        believe(h, &peer);
+    else
+        session_peer_free(&peer);
+    SSL_SESSION_free(session);
+}
+
+void handshake_ticket(struct handshake *h, const uint8_t *record, size_t size)
+{
+    char nothing;
+    ERR_clear_error();
+    if (BIO_write(h->in, record, (int)size) == (int)size)
+        (void)SSL_read(h->ssl, &nothing, 1); /* keep_session is called from here */
+    ERR_clear_error();
+}
+
+static uint64_t count_records(const uint8_t *bytes, size_t size)
+{
+    enum { HEADER = 5 };
+    uint64_t n = 0;
+    while (size >= HEADER) {
+        size_t record = HEADER + ((size_t)bytes[3] << 8 | bytes[4]);
+        n++;
+        if (record >= size)
+            break;
+        bytes += record;
+        size -= record;
+    }
+    return n;
+}
+
 /* ---- one handshake */
 
-struct handshake *handshake_new(struct identity *identity, bool client, const char *sans, size_t n_sans)
+struct handshake *handshake_new(struct identity *identity, bool client, const char *sans, size_t n_sans,
+                                const struct session_place *place)
 {
     struct handshake *h = calloc(1, sizeof *h);
     if (!h)
@@ -140,6 +223,10 @@ struct handshake *handshake_new(struct identity *identity, bool client, const ch
     BIO_set_mem_eof_return(h->in, -1);
     SSL_set_bio(h->ssl, h->in, h->out);
     SSL_set_app_data(h->ssl, h);
+    if (place)
+        h->place = *place;
+    if (client && place && identity->sessions)
+        offer_session(h);
     if (client)
         SSL_set_connect_state(h->ssl);
     else
@@ -151,6 +238,8 @@ void handshake_free(struct handshake *h)
 {
     if (!h)
         return;
+    if (h->ssl && SSL_is_init_finished(h->ssl)) /* or it would take the session for a broken one */
+        SSL_set_shutdown(h->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(h->ssl);
     identity_unref(h->identity);
     free(h->peer_identity);
@@ -161,6 +250,8 @@ void handshake_free(struct handshake *h)
 
 static enum handshake_state fail(struct handshake *h)
 {
+    if (h->client && h->identity->sessions)
+        session_drop_dialled(h->identity->sessions, &h->place);
     unsigned long code = ERR_peek_error();
     const char *why = code ? ERR_reason_error_string(code) : NULL;
     if (h->reason == REASON_ok) {
@@ -201,7 +292,15 @@ enum handshake_state handshake_step(struct handshake *h, const uint8_t *record, 
         snprintf(h->detail, sizeof h->detail, "the peer did not agree to h2 by ALPN");
         return HANDSHAKE_FAILED;
     }
-    return HANDSHAKE_DONE;
+    const uint8_t *out;
+    size_t sent = handshake_output(h, &out);
+    h->resumed = SSL_session_reused(h->ssl) == 1;
+    h->tickets = h->client ? 0 : count_records(out, sent);
+    if (h->peer_identity && (h->peer_chain || !h->identity->revocation))
+        return HANDSHAKE_DONE;
+    h->reason = REASON_internal; /* neither a certificate nor a session has shown whom we talk to */
+    snprintf(h->detail, sizeof h->detail, "nobody was proved");
+    return HANDSHAKE_FAILED;
 }
 
 size_t handshake_output(struct handshake *h, const uint8_t **bytes)
@@ -216,6 +315,10 @@ bool handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struct recor
                     struct record_keys *opening)
 {
     unsigned suite = SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(h->ssl));
-    return h->secret_size && record_keys_init(sealing, mb, suite, h->secrets[h->client ? 0 : 1], true) &&
-           record_keys_init(opening, mb, suite, h->secrets[h->client ? 1 : 0], false);
+    if (!h->secret_size)
+        return false;
+    bool good = record_keys_init(sealing, mb, suite, h->secrets[h->client ? 0 : 1], true) &&
+                record_keys_init(opening, mb, suite, h->secrets[h->client ? 1 : 0], false);
+    sealing->sequence = h->tickets;
+    return good;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "handshake.h"
+#include "session.h"
 
 static const char SUITES[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 /* Certificates compressed (RFC 8879) cost both sides more than they save, and are one more parser for what a peer
@@ -15,7 +16,7 @@ static const char SUITES[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 #define COMPRESSION_SINCE 0x30200000UL
 #define NO_COMPRESSION (UINT64_C(1) << 32 | UINT64_C(1) << 33)
 
-enum { VERIFY_DEPTH = 8, CERTIFICATES_LARGEST = 64 << 10 };
+enum { VERIFY_DEPTH = 8, CERTIFICATES_LARGEST = 64 << 10, SESSION_LIFETIME = 3600 /* s */ };
 
 static bool refuse(char *error, size_t size, const char *what)
 {
@@ -81,7 +82,8 @@ static SSL_CTX *context(const SSL_METHOD *method, const struct identity_material
     SSL_CTX_set_ciphersuites(ctx, SUITES);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 0);
-    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET); /* a session's number, where there are tickets at all */
+    SSL_CTX_set_timeout(ctx, SESSION_LIFETIME);
     if (OpenSSL_version_num() >= COMPRESSION_SINCE)
         SSL_CTX_set_options(ctx, NO_COMPRESSION);
     SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN);
@@ -121,7 +123,12 @@ struct identity *identity_new(uint32_t id, const struct identity_material *m, ch
     if (copy_trust_domains(i, m) && (i->server = context(TLS_server_method(), m, error, error_size)) &&
         (i->client = context(TLS_client_method(), m, error, error_size))) {
         handshake_prepare(i->server, i->client);
-        return i;
+        if (!m->max_sessions || !i->revocation)
+            return i;
+        if ((i->sessions = sessions_new(m->max_sessions))) {
+            handshake_prepare_resumption(i->server, i->client);
+            return i;
+        }
     }
     identity_unref(i);
     return NULL;
@@ -138,6 +145,7 @@ void identity_unref(struct identity *i)
 {
     if (!i || atomic_fetch_sub(&i->references, 1) != 1)
         return;
+    sessions_free(i->sessions);
     SSL_CTX_free(i->server);
     SSL_CTX_free(i->client);
     for (size_t n = 0; n < i->n_trust_domains; n++)

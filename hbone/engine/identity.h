@@ -17,6 +17,7 @@ struct identity {
     char **trust_domains;
     size_t n_trust_domains;
     struct revocation *revocation; /* the engine's; outlives every identity. NULL: nothing is revoked */
+    struct sessions *sessions;     /* NULL: every handshake is a full one */
 };
 
 struct identity_material {
@@ -25,6 +26,7 @@ struct identity_material {
     const char *const *trust_domains;
     size_t n_trust_domains;
     struct revocation *revocation;
+    size_t max_sessions;
 };
 
 /* NULL with one line in `error` when the material does not load or does not belong together. */

@@ -97,7 +97,7 @@ static enum reason check_purpose(struct handshake *h, X509 *leaf)
     return REASON_ok;
 }
 
-static bool expected(const struct handshake *h, const char *uri)
+bool peer_certificate_expected(const struct handshake *h, const char *uri)
 {
     const char *san = h->sans;
     for (size_t i = 0; i < h->n_sans; i++, san += strlen(san) + 1)
@@ -117,7 +117,7 @@ enum reason peer_certificate_check(struct handshake *h, X509 *leaf)
         return reason;
     const char *uri = h->peer_identity;
     if (h->client)
-        return expected(h, uri) ? REASON_ok : refuse(h, REASON_peer_san_mismatch, uri);
+        return peer_certificate_expected(h, uri) ? REASON_ok : refuse(h, REASON_peer_san_mismatch, uri);
     const char *domain = uri + strlen(SCHEME);
     if (!identity_trusts(h->identity, domain, spiffe_trust_domain(uri, strlen(uri))))
         return refuse(h, REASON_peer_trust_domain, uri);

@@ -10,6 +10,8 @@
 enum reason peer_chain_reason(int code);
 /* Checks a leaf whose chain is valid; on success the handshake's `peer_identity` is set. */
 enum reason peer_certificate_check(struct handshake *h, X509 *leaf);
+/* Whether a client's handshake is to be with this one. */
+bool peer_certificate_expected(const struct handshake *h, const char *uri);
 /* spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT and nothing else; the trust domain's size, or 0. */
 size_t spiffe_trust_domain(const char *uri, size_t size);
 

@@ -218,7 +218,7 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
                         size_t n_trust_domains, char *error, size_t error_size)
 {
     struct identity_material m = {chain,    key,        roots,         chain_size,
-                                  key_size, roots_size, trust_domains, n_trust_domains, e->revocation};
+                                  key_size, roots_size, trust_domains, n_trust_domains, e->revocation, e->config.max_sessions};
     struct identity *made = identity_new(identity, &m, error, error_size), *old = made;
     if (!made)
         return -1;

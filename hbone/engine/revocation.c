@@ -4,6 +4,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,7 @@ struct chain_link {
 };
 
 struct peer_chain {
+    atomic_uint references;
     struct revocation *revocation;
     int64_t expiry;
     int n;
@@ -260,12 +262,20 @@ static int64_t not_after(const X509 *certificate)
     return ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &tm) ? (int64_t)timegm(&tm) : 0;
 }
 
+struct peer_chain *peer_chain_ref(struct peer_chain *c)
+{
+    if (c)
+        atomic_fetch_add(&c->references, 1);
+    return c;
+}
+
 struct peer_chain *peer_chain_new(struct revocation *r, STACK_OF(X509) *verified)
 {
     int n = sk_X509_num(verified);
     struct peer_chain *c = calloc(1, sizeof *c + (size_t)n * sizeof c->links[0]);
     if (!c)
         return NULL;
+    atomic_init(&c->references, 1);
     c->revocation = r;
     c->expiry = INT64_MAX;
     c->n = n;
@@ -288,7 +298,7 @@ struct peer_chain *peer_chain_new(struct revocation *r, STACK_OF(X509) *verified
 
 void peer_chain_free(struct peer_chain *c)
 {
-    if (!c)
+    if (!c || atomic_fetch_sub(&c->references, 1) != 1)
         return;
     pthread_mutex_lock(&c->revocation->lock);
     for (int i = 0; i < c->n; i++) {

@@ -31,6 +31,8 @@ void revocation_count(struct revocation *r, size_t *lists, size_t *stale);
 
 /* From a verified chain, leaf first. NULL without memory. */
 struct peer_chain *peer_chain_new(struct revocation *r, STACK_OF(X509) *verified);
+/* Counted. */
+struct peer_chain *peer_chain_ref(struct peer_chain *c);
 void peer_chain_free(struct peer_chain *c);
 /* Whether a list names any certificate of the chain. */
 bool peer_chain_revoked(struct peer_chain *c);

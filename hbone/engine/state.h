@@ -204,6 +204,7 @@ struct tunnel {
     struct netns *netns;
     struct identity *identity;
     struct handshake *handshake;
+    struct handshake *ticketing; /* client: over, but the first record may bring a ticket */
     char *peer_identity;
     struct peer_chain *peer_chain; /* NULL before the handshake is done */
     struct timer timer;

@@ -19,6 +19,7 @@
     X(tunnels_closed)                                                                              \
     X(tunnel_failures)                                                                             \
     X(tunnel_failures_reported)                                                                    \
+    X(handshakes_resumed)                                                                          \
     X(handshakes_failed)                                                                           \
     X(revoked_inbound)                                                                             \
     X(revoked_outbound)                                                                            \

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -138,6 +139,18 @@ static void announce_open(struct tunnel *t)
     event_post(t->worker, event);
 }
 
+/* What the handshake knows is needed to make a session of the ticket. */
+static void await_ticket(struct tunnel *t)
+{
+    struct handshake *h = t->handshake;
+    if (!t->client || !t->identity->sessions)
+        return;
+    h->sans = NULL; /* the pool's, which may go */
+    h->n_sans = 0;
+    t->ticketing = h;
+    t->handshake = NULL;
+}
+
 void tunnel_opened(struct tunnel *t)
 {
     struct worker *w = t->worker;
@@ -146,10 +159,15 @@ void tunnel_opened(struct tunnel *t)
         tunnel_fail(t, REASON_internal, SILENTLY, "no traffic secrets");
         return;
     }
-    t->peer_identity = t->handshake->peer_identity;
-    t->handshake->peer_identity = NULL;
-    t->peer_chain = t->handshake->peer_chain;
-    t->handshake->peer_chain = NULL;
+    t->peer_identity = strdup(t->handshake->peer_identity);
+    t->peer_chain = peer_chain_ref(t->handshake->peer_chain);
+    if (!t->peer_identity) {
+        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
+        return;
+    }
+    if (t->handshake->resumed)
+        COUNT(w, handshakes_resumed);
+    await_ticket(t);
     tunnel_handshake_over(t);
     if (!tunnel_move(t, TUNNEL_OPEN))
         return;
@@ -187,7 +205,9 @@ static void begin_handshake(struct tunnel *t)
     t->phase_deadline = w->now + w->engine->config.handshake_timeout;
     address_of_socket(&t->local, NULL, t->source.fd);
     tunnel_rearm(t);
-    t->handshake = handshake_new(t->identity, true, t->entry->key->bytes, t->entry->key->n_sans);
+    const struct route *key = t->entry->key;
+    struct session_place place = {key->destination, key->netns};
+    t->handshake = handshake_new(t->identity, true, key->bytes, key->n_sans, &place);
     if (!t->handshake || handshake_step(t->handshake, NULL, 0) == HANDSHAKE_FAILED) {
         tunnel_fail(t, REASON_internal, SILENTLY, "cannot begin a handshake");
         return;

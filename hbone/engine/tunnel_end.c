@@ -84,6 +84,7 @@ void tunnel_free(struct tunnel *t)
     netns_unref(t->netns);
     free(t->in.body);
     free(t->block);
+    handshake_free(t->ticketing);
     free(t->peer_identity);
     peer_chain_free(t->peer_chain);
     free(t);

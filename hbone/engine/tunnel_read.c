@@ -12,6 +12,7 @@
 
 enum {
     RECORD_HEADER = 5,
+    TICKET_RECORD_LARGEST = 4096,
     TURNS = 4, /* reads before other sockets get theirs */
     ALERT_CLOSE_NOTIFY = 0,
     ALERT_USER_CANCELED = 90,
@@ -24,7 +25,7 @@ enum {
 static struct handshake *handshake_of(struct tunnel *t)
 {
     if (!t->handshake) /* servers wait for a whole record before they spend memory */
-        t->handshake = handshake_new(t->identity, t->client, NULL, 0);
+        t->handshake = handshake_new(t->identity, t->client, NULL, 0, NULL);
     return t->handshake;
 }
 
@@ -129,12 +130,34 @@ static bool on_message_bytes(struct tunnel *t, const uint8_t *p, size_t n)
     return true;
 }
 
+/* Tickets come first or, for us, not at all: after the first record OpenSSL's state is freed. */
+static void take_ticket(struct tunnel *t, const uint8_t *raw, size_t size, bool ticket)
+{
+    if (ticket)
+        handshake_ticket(t->ticketing, raw, size);
+    handshake_free(t->ticketing);
+    t->ticketing = NULL;
+}
+
+/* OpenSSL opens a ticket's record itself, so it needs it as it came. */
+static ssize_t open_first_record(struct tunnel *t, uint8_t *record, size_t size, uint8_t *type)
+{
+    uint8_t raw[TICKET_RECORD_LARGEST];
+    bool fits = size <= sizeof raw;
+    if (fits)
+        memcpy(raw, record, size);
+    ssize_t n = record_open(&t->opening, record, size, type);
+    take_ticket(t, raw, size,
+                fits && n > 0 && *type == CONTENT_HANDSHAKE && record[RECORD_HEADER] == MESSAGE_NEW_SESSION_TICKET);
+    return n;
+}
+
 static bool open_record(struct tunnel *t, uint8_t *record, size_t size)
 {
     uint8_t type;
     if (record[0] != CONTENT_APPLICATION_DATA)
         return broken(t, "unprotected TLS record after the handshake");
-    ssize_t n = record_open(&t->opening, record, size, &type);
+    ssize_t n = t->ticketing ? open_first_record(t, record, size, &type) : record_open(&t->opening, record, size, &type);
     if (n < 0)
         return broken(t, "TLS record does not authenticate");
     COUNT(t->worker, records_in);

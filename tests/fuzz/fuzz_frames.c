@@ -328,7 +328,7 @@ static void shake_hands(void)
                 ;
         }
         handshake_free(t->handshake);
-        require((t->handshake = handshake_new(t->identity, t->client, NULL, 0)) != NULL);
+        require((t->handshake = handshake_new(t->identity, t->client, NULL, 0, NULL)) != NULL);
         t->handshake->peer_identity = strdup("spiffe://a/ns/b/sa/c");
         if (client_role && near_last_id)
             t->next_id = STREAM_ID_LARGEST - 1004;
