@@ -42,6 +42,7 @@ from ebpf.listeners import Listeners, adopt, open_listeners
 from ebpf.loader import Kernel
 from ebpf.maps import Counter, PodFlag, PodRecord
 from ebpf.marks import AGENT_MARK
+from ebpf.skew import OtherLayouts
 from ebpf.variants import Choice, Chosen, Variant, Why
 
 SEEN: Final = 15
@@ -135,6 +136,7 @@ class Capture:
         self._home = netns.cookie_here()
         self._agent: int | None = None
         self._ledger = Ledger(kernel)
+        self._others = OtherLayouts(kernel.directory)
         self.direct = Direct(kernel, cgroup if variant is Variant.B else None)
         self._pods: dict[int, EnrolledPod] = {}  # by cookie; enrolled by this process
         self._leaving: dict[int, EnrolledPod] = {}  # withdrawn by it, with connections that are still relayed
@@ -212,6 +214,8 @@ class Capture:
         in_kernel = loader.own_process() if pid == os.getpid() else None
         process = in_kernel or pid
         same_view = process == pid
+        for key, value in self._others.agents().items():
+            bpf.map_update(self._kernel.maps["agents"], key, value)
         for other, seen in self._agents():
             alive = Path(f"/proc/{other}").exists() if same_view else seen
             if not alive:
@@ -268,6 +272,7 @@ class Capture:
             undo.pop_all()
         if former and former.dns and former.dns is not dns:
             former.dns.close()
+        self._others.hand_over(cookie)
         left = self._leaving.pop(cookie, None)
         if left:
             os.close(left.network.netns_fd)
@@ -360,10 +365,10 @@ class Capture:
                 self._forget_lost(record)
         if self.variant is Variant.C:
             self._kernel.detach_cgroup()  # not before: until now it may have held pods
-        current = self._kernel.directory
-        for directory in list(current.parent.glob("v*")):
-            if directory != current:
-                loader.remove_layout(directory)
+        for record in self._others.records:
+            if record.cookie not in kept:
+                self._forget_other(record)
+        self._others.remove()
         return slots
 
     @_one_at_a_time
@@ -404,11 +409,11 @@ class Capture:
     def cleanup(cgroup: Path | None, pin_dir: Path) -> list[str]:
         """Remove every trace; returns what was removed. Namespaces that can be found are restored."""
         removed: list[str] = []
-        directory = loader.layout_dir(pin_dir)
-        if directory.is_dir():
+        if any(pin_dir.glob("v*")):
             with contextlib.suppress(CaptureError):
                 capture = Capture(Kernel.open(compiler.shipped(), pin_dir))
-                removed += [f"pod slot {slot}" for slot in capture.prune(())]
+                others = [f"pod slot {record.slot}" for record in capture._others.records]
+                removed += [f"pod slot {slot}" for slot in capture.prune(())] + others
                 capture.close()
         for each in sorted(pin_dir.glob("v*")):
             removed += loader.remove_layout(each)
@@ -451,7 +456,8 @@ class Capture:
             sysctls = routes.current_sysctls()
             if self.variant is Variant.C:
                 sysctls = looping.current_sysctls(sysctls)
-        return self._ledger.claim(cookie, netns.inode(netns_fd), self._flags(pod), sysctls)
+        saved = self._others.saved(cookie).or_else(sysctls)
+        return self._ledger.claim(cookie, netns.inode(netns_fd), self._flags(pod), saved)
 
     def _capture(
         self,
@@ -507,14 +513,7 @@ class Capture:
         """Undo `_claim` and `_capture`: what marks before what steers. `netns_fd` None if it is gone."""
         self._ledger.spare_connections(record)
         if netns_fd is not None:
-            try:
-                with netns.inside(netns_fd):
-                    looping.revert()
-                    routes.revert()
-                    routes.restore_sysctls(record.saved)
-                    looping.restore_sysctls(record.saved)
-            except OSError as error:
-                log.warning("slot %d: network namespace not restored: %s", record.slot, error)
+            _restore(netns_fd, record)
         self._kernel.detach_pod(record.slot)
         self._ledger.erase(record)
 
@@ -528,6 +527,15 @@ class Capture:
         finally:
             os.close(pod.network.netns_fd)
 
+    def _forget_other(self, record: PodRecord) -> None:
+        """Forget a pod that an agent of another layout left and nobody named."""
+        self._others.spare(record.cookie)
+        netns_fd = netns.find(record.netns, record.cookie)
+        if netns_fd is not None:
+            _restore(netns_fd, record)
+            os.close(netns_fd)
+        self._others.hand_over(record.cookie)
+
     def _forget_lost(self, record: PodRecord) -> None:
         """Forget a pod this process never enrolled; its namespace has to be found again."""
         netns_fd = netns.find(record.netns, record.cookie)
@@ -536,6 +544,18 @@ class Capture:
         finally:
             if netns_fd is not None:
                 os.close(netns_fd)
+
+
+def _restore(netns_fd: int, record: PodRecord) -> None:
+    """A pod's network as it was. What fails is logged."""
+    try:
+        with netns.inside(netns_fd):
+            looping.revert()
+            routes.revert()
+            routes.restore_sysctls(record.saved)
+            looping.restore_sysctls(record.saved)
+    except OSError as error:
+        log.warning("slot %d: network namespace not restored: %s", record.slot, error)
 
 
 def _narrow(network: PodNetwork) -> None:

@@ -25,6 +25,7 @@ UNTOUCHED: Final = 0xFF
 
 RECORD_SIZE: Final = 32
 _RECORD: Final = "=QIIIBBBBB7x"
+_OLDEST: Final = "=QIIIBBB"
 _NO_PREALLOC: Final = 1
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -160,6 +161,17 @@ class PodRecord:
         """Inverse of `encode`."""
         cookie, netns, slot, flags, *saved = struct.unpack(_RECORD, raw)
         return PodRecord(cookie, netns, slot, PodFlag(flags), SavedSysctls(*saved))
+
+
+def decode_prefix(raw: bytes) -> PodRecord | None:
+    """A `PodRecord` of whatever layout version: later ones add behind what is there, versions 1 to 3 end with the
+    sysctls of `_OLDEST`. None if it is too short."""
+    if len(raw) >= RECORD_SIZE:
+        return PodRecord.decode(raw[:RECORD_SIZE])
+    if len(raw) < struct.calcsize(_OLDEST):
+        return None
+    cookie, netns, slot, flags, *saved = struct.unpack_from(_OLDEST, raw)
+    return PodRecord(cookie, netns, slot, PodFlag(flags), SavedSysctls(*saved))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import trio
 
 from ebpf.capture import Capture
 from ebpf.errors import CaptureError
+from ebpf.fdstore import FdStore
 from ztunnel import app, logs
 from ztunnel.config import Config, ConfigError, describe, load
 from ztunnel.http1 import BindError
@@ -86,7 +87,11 @@ def _raise_file_limit() -> None:
 
 def _cleanup(config: Config) -> None:
     app.check_capabilities()
+    # First: what it holds keeps namespaces and clients.
+    kept = config.fd_store is not None and FdStore(config.fd_store).clear()
     removed = Capture.cleanup(app.cgroup_of(config), config.pin_dir)
+    if kept:
+        removed.append(f"listeners kept by {config.fd_store}")
     for what in removed:
         print(f"removed {what}")
     if not removed:

@@ -27,7 +27,7 @@ from ebpf import netns
 from tests.netns.capture import uring
 
 MPTCP = 262
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 Peer = tuple[str, int]
 _held: dict[str, socket.socket] = {}
 

@@ -18,7 +18,7 @@ from ebpf.fdstore.protocol import ProtocolError, Verb
 from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
-from tests.netns.capture.lab import Lab, wait_for
+from tests.netns.capture.lab import ROOT, Lab, network_state, wait_for
 
 
 @contextmanager
@@ -180,11 +180,11 @@ def test_clients_of_a_killed_agent_wait_for_the_next_one(lab: Lab, path: Path, v
         first.kill()
         waiting = client.start(apps.exchange, out), neighbour.start(apps.exchange, into)
         second = Agent(lab, pod, "second", store=path)
-        assert [ok and answer.tag for ok, answer in (each() for each in waiting)] == [
-            "second-outbound",
-            "second-inbound",
-        ]
-        second.kill()
+        try:
+            answers = [each() for each in waiting]
+        finally:
+            second.kill()
+        assert [ok and answer.tag for ok, answer in answers] == ["second-outbound", "second-inbound"]
     Capture.cleanup(lab.cgroup, lab.pin_dir)
 
 
@@ -215,3 +215,27 @@ def test_listeners_of_another_namespace_are_not_adopted(lab: Lab, path: Path) ->
         again.withdraw(enrolled)
         again.close()
     Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.mark.root
+def test_cleanup_closes_what_is_kept_and_restores_pods(lab: Lab, path: Path) -> None:
+    pod = lab.pods[0]
+    before = network_state(pod)
+    with running(path):
+        Agent(lab, pod, "killed", store=path).kill()
+        assert network_state(pod) != before
+        environ = {
+            "PATH": os.environ["PATH"],
+            "AMBIENT_CGROUP": str(lab.cgroup),
+            "AMBIENT_PIN_DIR": str(lab.pin_dir),
+            "AMBIENT_FD_STORE": str(path),
+        }
+        command = [sys.executable, "-m", "ztunnel", "cleanup"]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert "removed pod slot 0\n" in done.stdout
+        assert f"removed listeners kept by {path}\n" in done.stdout
+    assert lab.pins() == []
+    assert network_state(pod) == before
+    netns = subprocess.run(["ip", "netns", "exec", pod.name, "ss", "-ltnH"], capture_output=True, text=True)
+    assert ":15001" not in netns.stdout
