@@ -34,11 +34,11 @@ from ebpf import (
     variants,
 )
 from ebpf.direct import Direct
-from ebpf.dns import DNS_PORT, DnsSockets, open_dns
+from ebpf.dns import DNS_PORT, DnsSockets, adopt_dns, close_all, open_dns
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.fdstore import FdStore
 from ebpf.ledger import Ledger
-from ebpf.listeners import Listeners, adopt, open_listeners
+from ebpf.listeners import PORTS, Listeners, adopt, open_listeners
 from ebpf.loader import Kernel
 from ebpf.maps import Counter, PodFlag, PodRecord
 from ebpf.marks import AGENT_MARK
@@ -102,6 +102,11 @@ class EnrolledPod:
     def listeners(self) -> Listeners:
         """The three sockets together."""
         return Listeners(self.outbound, self.inbound, self.hbone)
+
+    def descriptors(self) -> list[int]:
+        """For the fd store: those that clients wait at."""
+        dns = self.dns.descriptors() if self.dns is not None and self.dns.are_open() else []
+        return [*self.listeners.descriptors(), *dns]
 
     def close(self) -> None:
         """Close this process's descriptors of the sockets."""
@@ -230,8 +235,8 @@ class Capture:
             now = int(time.monotonic())
             bpf.map_update(self._kernel.maps["agents"], maps.u32(self._agent), maps.u32(now))
         if self._store:
-            pods = ((pod.cookie, pod.listeners) for pod in self._pods.values())
-            self._store.renew({cookie: each.descriptors() for cookie, each in pods if each.are_open()})
+            pods = [pod for pod in self._pods.values() if pod.listeners.are_open()]
+            self._store.renew({pod.cookie: pod.descriptors() for pod in pods})
 
     @_one_at_a_time
     def has_company(self) -> bool:
@@ -253,15 +258,17 @@ class Capture:
             netns_fd = former.network.netns_fd if former else os.dup(pod.netns_fd)
             if not former:
                 undo.callback(os.close, netns_fd)
-            listeners = former.listeners if former else None
+            listeners, left_dns = former.listeners if former else None, None
             if not listeners or not listeners.are_open():
-                listeners = self._left_behind(cookie) or open_listeners(netns_fd)
+                listeners, left_dns = self._left_behind(cookie)
+                listeners = listeners or open_listeners(netns_fd)
                 undo.callback(listeners.close)
                 listeners.mark(self.dial_mark)
             dns = former.dns if former and pod.captures_dns else None
             if pod.captures_dns and not (dns and dns.are_open()):
-                dns = open_dns(netns_fd)
+                dns, left_dns = open_dns(netns_fd, left_dns), None
                 undo.callback(dns.close)
+            close_all(left_dns or ())
             with _explained():
                 record, is_new = self._claim(cookie, netns_fd, pod)
                 if is_new:
@@ -286,7 +293,7 @@ class Capture:
             dns,
         )
         if self._store:
-            self._store.keep(cookie, listeners.descriptors())
+            self._store.keep(cookie, enrolled.descriptors())
         self._pods[cookie] = enrolled
         self.direct.admit(enrolled.slot)
         return enrolled
@@ -421,9 +428,14 @@ class Capture:
             pin_dir.rmdir()
         return removed + (selftest.remove_leftovers(cgroup) if cgroup is not None else [])
 
-    def _left_behind(self, cookie: int) -> Listeners | None:
-        """What a killed agent's clients wait for."""
-        return adopt(self._store.take(cookie), cookie) if self._store else None
+    def _left_behind(
+        self, cookie: int
+    ) -> tuple[Listeners | None, tuple[socket.socket, socket.socket] | None]:
+        """What a killed agent's clients wait for: the listeners, and the sockets for DNS."""
+        if self._store is None:
+            return None, None
+        fds = self._store.take(cookie)
+        return adopt(fds[: len(PORTS)], cookie), adopt_dns(fds[len(PORTS) :], cookie)
 
     def _agents(self) -> list[tuple[int, bool]]:
         """Processes that are not captured, and whether they were seen lately."""

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -19,7 +19,7 @@ from typing import Final
 from ebpf import netns
 from ebpf.datagram import udp_packet
 from ebpf.errors import CaptureError, CaptureReason
-from ebpf.listeners import open_listener
+from ebpf.listeners import is_ours, open_listener
 from ebpf.maps import Kind
 from ebpf.marks import ASIDE_MARK
 
@@ -85,21 +85,46 @@ class DnsSockets:
         """Whether none has been closed."""
         return all(each.fileno() >= 0 for each in self._all())
 
+    def descriptors(self) -> list[int]:
+        """Of the sockets at which questions wait; for `adopt_dns`."""
+        return [self.udp.fileno(), self.tcp.fileno()]
+
     def close(self) -> None:
         """Close all."""
-        for each in self._all():
-            each.close()
+        close_all(self._all())
 
     def _all(self) -> tuple[socket.socket, ...]:
         return (self.udp, self.tcp, *self.raw.values())
 
 
-def open_dns(netns_fd: int) -> DnsSockets:
-    """Open all in a pod's namespace. CaptureError."""
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Each of them."""
+    for each in sockets:
+        each.close()
+
+
+def adopt_dns(fds: Sequence[int], cookie: int) -> tuple[socket.socket, socket.socket] | None:
+    """Another agent's `descriptors`, if they are such sockets of the namespace of this cookie; else they are closed."""
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    kinds = [each.type for each in sockets]
+    if kinds == [socket.SOCK_DGRAM, socket.SOCK_STREAM] and all(is_ours(each, cookie) for each in sockets):
+        for each in sockets:
+            each.setblocking(False)
+        return sockets[0], sockets[1]
+    close_all(sockets)
+    return None
+
+
+def open_dns(netns_fd: int, left: tuple[socket.socket, socket.socket] | None = None) -> DnsSockets:
+    """Open all in a pod's namespace; `left`: what `adopt_dns` found, to be used. CaptureError."""
     with contextlib.ExitStack() as opened:
         with netns.inside(netns_fd):
-            udp = opened.enter_context(open_listener(PORT, socket.SOCK_DGRAM))
-            tcp = opened.enter_context(open_listener(PORT, socket.SOCK_STREAM))
+            if left is None:
+                udp = opened.enter_context(open_listener(PORT, socket.SOCK_DGRAM))
+                tcp = opened.enter_context(open_listener(PORT, socket.SOCK_STREAM))
+            else:
+                udp, tcp = left
+                opened.callback(close_all, left)
             raw: dict[int, socket.socket] = {}
             for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
                 with _explained(version):

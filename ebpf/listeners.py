@@ -98,9 +98,13 @@ def adopt(fds: Sequence[int], cookie: int) -> Listeners | None:
 
 
 def _listens(opened: socket.socket, cookie: int) -> bool:
+    return is_ours(opened, cookie) and bool(opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def is_ours(opened: socket.socket, cookie: int) -> bool:
+    """Whether an agent opened it, in the namespace of this cookie."""
     return (
         opened.family in (socket.AF_INET, socket.AF_INET6)
-        and bool(opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         and bool(opened.getsockopt(socket.SOL_IP, _IP_TRANSPARENT))
         and netns.cookie_of(opened) == cookie
     )

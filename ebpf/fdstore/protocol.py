@@ -1,7 +1,7 @@
 """Packets between the agent and the fd store, one each (SOCK_SEQPACKET): a verb and a namespace's cookie.
 
-KEEP and HERE carry the pod's listeners as file descriptors, outbound, inbound, hbone. Pure but for the
-ancillary data of sendmsg and recvmsg.
+KEEP and HERE carry the pod's sockets as file descriptors: outbound, inbound, hbone, and where its questions to name
+servers are captured, DNS over UDP and TCP. Pure but for the ancillary data of sendmsg and recvmsg.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 LISTENERS: Final = 3
+COUNTS: Final = (LISTENERS, LISTENERS + 2)
 _PACKET: Final = struct.Struct("=BQ")
 _MOST: Final = 16
 
@@ -46,7 +47,7 @@ def decode(packet: bytes, count: int) -> tuple[Verb, int]:
         verb = Verb(number)
     except (struct.error, ValueError):
         raise ProtocolError("a packet cannot be read") from None
-    if count != (LISTENERS if verb in (Verb.KEEP, Verb.HERE) else 0):
+    if count not in (COUNTS if verb in (Verb.KEEP, Verb.HERE) else (0,)):
         raise ProtocolError(f"{verb.name} came with {count} descriptors")
     return verb, int(cookie)
 

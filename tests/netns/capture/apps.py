@@ -441,6 +441,20 @@ def _repeat(made: socket.socket, send: Callable[[], object]) -> tuple[bytes, tup
     return made.recvfrom(65536)
 
 
+def hold_question(name: str, to: Peer) -> None:
+    """Send a datagram once, and keep the socket under a name."""
+    made = _held[name] = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(TIMEOUT)
+    made.connect(to)
+    made.send(b"?")
+
+
+def held_answer(name: str) -> str:
+    """What comes back to a kept question."""
+    with _held.pop(name) as made:
+        return made.recv(1000).decode()
+
+
 def ask_unconnected(to: Peer, device: str | None = None, mapped: bool = False) -> tuple[str, Peer]:
     """A datagram's answer, and who it comes from, over a socket that is not connected; "timeout" if none."""
     with socket.socket(

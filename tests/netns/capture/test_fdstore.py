@@ -140,7 +140,10 @@ def test_who_does_not_speak_as_agreed_is_cut_and_others_are_served(path: Path, p
 
 
 def test_a_packet_with_the_wrong_number_of_descriptors_is_refused() -> None:
-    assert protocol.decode(protocol.encode(Verb.KEEP, 1 << 63), 3) == (Verb.KEEP, 1 << 63)
+    for count in (3, 5):
+        assert protocol.decode(protocol.encode(Verb.KEEP, 1 << 63), count) == (Verb.KEEP, 1 << 63)
+    with pytest.raises(ProtocolError, match="KEEP came with 4"):
+        protocol.decode(protocol.encode(Verb.KEEP, 1), 4)
     with pytest.raises(ProtocolError, match="TAKE came with 3"):
         protocol.decode(protocol.encode(Verb.TAKE, 1), 3)
 
@@ -178,13 +181,16 @@ def test_clients_of_a_killed_agent_wait_for_the_next_one(lab: Lab, path: Path, v
         first = Agent(lab, pod, "first", store=path)
         assert client.call(apps.exchange, out).tag == "first-outbound"
         first.kill()
+        client.call(apps.hold_question, "asked", ("10.96.0.10", 53))
         waiting = client.start(apps.exchange, out), neighbour.start(apps.exchange, into)
         second = Agent(lab, pod, "second", store=path)
         try:
             answers = [each() for each in waiting]
+            answer = client.call(apps.held_answer, "asked")
         finally:
             second.kill()
         assert [ok and answer.tag for ok, answer in answers] == ["second-outbound", "second-inbound"]
+        assert answer == "second-names|10.96.0.10 53"
     Capture.cleanup(lab.cgroup, lab.pin_dir)
 
 
