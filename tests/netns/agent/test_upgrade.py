@@ -93,11 +93,15 @@ def test_a_draining_agent_tells_where_its_pages_are(agents: AgentMesh) -> None:
     through_tunnel(agents)
     with session(agents, "shop/client") as held:
         assert held.say("one").endswith("one")
+
+        def said() -> list[str]:
+            return [line for line in agents.agent_log("n1") if "a successor has the pods" in line]
+
+        before = said()
         upgrade(agents, "n1")
 
         def aside() -> str:
-            lines = [line for line in agents.agent_log("n1") if "a successor has the pods" in line]
-            return lines[-1] if lines else ""
+            return "".join(said()[len(before) :][-1:])
 
         wait_until("it says so", aside, PATIENCE)
         ports = dict(word.split("=") for word in aside().split() if "=" in word)
