@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import results
+from tests.bench.control import ztunnel
 from tests.bench.machine import busy_seconds, facts
+from tests.bench.namespace import Namespace
 from tests.bench.native import BuildError
 from tests.bench.results import Row, Sample, Samples
 from tests.bench.rounds import Plan, describe, say
@@ -43,10 +45,10 @@ _SIZE, _PAUSE = 100, 0.2
 class _Program:
     """A process that answers lines with JSON lines."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    def __init__(self, where: Namespace, name: str, *arguments: str) -> None:
         self._name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.bench.control.{name}", *arguments],
+            where.command([sys.executable, "-m", f"tests.bench.control.{name}", *arguments]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,16 +84,18 @@ class _Program:
 
 
 @contextmanager
-def _program(name: str, *arguments: str) -> Iterator[_Program]:
-    program = _Program(name, *arguments)
+def _program(where: Namespace, name: str, *arguments: str) -> Iterator[_Program]:
+    program = _Program(where, name, *arguments)
     try:
         yield program
     finally:
         program.end()
 
 
-def _agent_figures(server: _Program, data: str, seconds: float) -> Iterator[tuple[str, Sample]]:
-    with _program("agent", str(server.first["port"]), data, "node-0") as agent:
+def _agent_figures(
+    where: Namespace, server: _Program, data: str, seconds: float
+) -> Iterator[tuple[str, Sample]]:
+    with _program(where, "agent", str(server.first["port"]), data, "node-0") as agent:
         yield "ztunnel-ready-50000", Sample(agent.first["ready_s"], agent.first["ready_cpu_s"])
         begin = time.monotonic()
         server.ask(f"churn {int(2 * seconds / _PAUSE)} {_SIZE} {_PAUSE}")
@@ -117,23 +121,31 @@ def _spread(server: _Program, groups: list[_Program], seconds: float) -> Sample:
     return Sample(p99, p50_us=took[len(took) // 2] * 1e6, p99_us=p99 * 1e6)
 
 
-def _round(wanted: set[str], seconds: float) -> Iterator[tuple[str, Sample]]:
+def _round(wanted: set[str], seconds: float) -> Iterator[tuple[str, str, Sample]]:
+    """(case, variant, sample)"""
     with ExitStack() as stack:
+        where = stack.enter_context(Namespace("control"))
         data = stack.enter_context(tempfile.TemporaryDirectory(prefix="albench-control-"))
-        server = stack.enter_context(_program("server", data, str(_NODES)))
-        yield "build-5000", Sample(server.first["wall_s"], server.first["cpu_s"])
+        server = stack.enter_context(_program(where, "server", data, str(_NODES)))
+        yield "build-5000", results.SUBJECT, Sample(server.first["wall_s"], server.first["cpu_s"])
         if any(case.startswith("ztunnel") for case in wanted):
-            yield from _agent_figures(server, data, seconds)
+            for case, sample in _agent_figures(where, server, data, seconds):
+                yield case, results.SUBJECT, sample
+            if ztunnel.absent() is None:
+                for case, sample in ztunnel.measure(
+                    where.command, server.first["port"], data, _NODES
+                ).items():
+                    yield case, "ztunnel", sample
         groups: list[_Program] = []
         for case in ("change-to-last-500", "change-to-last-1000"):
             if case in wanted or (case.endswith("500") and "istiodlite-rss" in wanted):
                 while len(groups) * _NODES < int(case.rpartition("-")[2]):
                     server.ask(f"versions {data}/versions")
                     arguments = (str(server.first["port"]), data, f"{data}/versions", str(_NODES))
-                    groups.append(stack.enter_context(_program("streams", *arguments)))
-                yield case, _spread(server, groups, seconds)
+                    groups.append(stack.enter_context(_program(where, "streams", *arguments)))
+                yield case, results.SUBJECT, _spread(server, groups, seconds)
                 if case.endswith("500"):
-                    yield "istiodlite-rss", Sample(server.ask("memory")["mb"])
+                    yield "istiodlite-rss", results.SUBJECT, Sample(server.ask("memory")["mb"])
 
 
 def _chosen(names: str | None) -> set[str]:
@@ -148,16 +160,17 @@ def _measure(wanted: set[str], plan: Plan) -> Mapping[str, Samples]:
     rows = {row.case: row for row in _ROWS}
     for turn in range(plan.rounds):
         begin, busy = time.monotonic(), busy_seconds()
-        for case, sample in _round(wanted, plan.seconds):
-            samples[case].add(results.SUBJECT, sample)
-            say(f"round {turn + 1}: {case}: {describe(rows[case], sample)} (target {TARGETS[case]})")
+        for case, variant, sample in _round(wanted, plan.seconds):
+            samples[case].add(variant, sample)
+            meant = f"target {TARGETS[case]}" if variant == results.SUBJECT else variant
+            say(f"round {turn + 1}: {case}: {describe(rows[case], sample)} ({meant})")
         share = (busy_seconds() - busy) / ((time.monotonic() - begin) * (os.cpu_count() or 1))
         say(f"round {turn + 1}: processors {share:.0%} busy, with this benchmark")
     return samples
 
 
 def run_control(root: Path, options: argparse.Namespace, plan: Plan) -> Json:
-    """The control plane and a node agent with 5,000 services and 50,000 workloads; no rivals."""
+    """The control plane and a node agent with 5,000 services and 50,000 workloads; Istio's ztunnel as another agent."""
     wanted = _chosen(options.cases)
     samples = _measure(wanted, plan)
     rows = [(row, samples[row.case]) for row in _ROWS if row.case in wanted]
@@ -167,6 +180,10 @@ def run_control(root: Path, options: argparse.Namespace, plan: Plan) -> Json:
         "workloads": 50_000,
         "agents": f"{_NODES} on one stream and connection each, TLS, connecting with all versions known",
         "churn": f"{_SIZE} workloads every {_PAUSE} s; the quiet time before a push is not counted",
+        "ztunnel": "its time is from the start of its process; ours from the start of its stream",
         "targets": ", ".join(f"{case} {limit:g}" for case, limit in TARGETS.items()),
     }
-    return results.document("control", facts(root, {}), method, rows, [results.SUBJECT], {})
+    problem = ztunnel.absent()
+    absent = {"ztunnel": problem} if problem else {}
+    variants = [results.SUBJECT] if problem else [results.SUBJECT, "ztunnel"]
+    return results.document("control", facts(root, {}), method, rows, variants, absent)
