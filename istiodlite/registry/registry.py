@@ -1,6 +1,6 @@
 """The registry: batches of object changes in, changed resources out. Only what is affected is made again."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from istiodlite.objects import (
@@ -115,9 +115,11 @@ class Registry:
 
     def _note(self, key: ObjectKey, old: _Built | None, new: _Built | None) -> None:
         """Keeps who used what."""
-        was: set[Token] = set(old.used) if old is not None else set()
-        now: set[Token] = set(new.used) if new is not None else set()
-        for token in was - now:
+        was: Collection[Token] = old.used if old is not None else ()
+        now: Collection[Token] = new.used if new is not None else ()
+        if was and now:
+            was, now = set(was).difference(now), set(now).difference(was)
+        for token in was:
             users = self._users[token]
             if isinstance(users, ObjectKey):
                 del self._users[token]
@@ -126,7 +128,7 @@ class Registry:
                 users.discard(key)
                 if len(users) == 1:
                     self._users[token] = users.pop()
-        for token in now - was:
+        for token in now:
             others = self._users.setdefault(token, key)
             if isinstance(others, set):
                 others.add(key)

@@ -56,12 +56,17 @@ def packed(address: str) -> bytes:
     return ipaddress.ip_address(address).packed
 
 
+def _readable(address: bytes) -> str:
+    """4 or 16 bytes as text. A large mesh has a hundred thousand, so the common ones are not parsed."""
+    return ".".join(map(str, address)) if len(address) == 4 else str(ipaddress.ip_address(address))
+
+
 def workload_resource(workload: workload_pb2.Workload) -> Resource:
     """The name is the uid; found by `network/ip` too unless it shares its node's address."""
     body = workload_pb2.Address(workload=workload).SerializeToString(deterministic=True)
     aliases: tuple[str, ...] = ()
     if workload.network_mode != workload_pb2.HOST_NETWORK:
-        aliases = tuple(f"{workload.network}/{ipaddress.ip_address(a)}" for a in workload.addresses)
+        aliases = tuple(f"{workload.network}/{_readable(a)}" for a in workload.addresses)
     return Resource(
         type_url=ADDRESS_TYPE,
         name=workload.uid,

@@ -123,6 +123,7 @@ class View:
         self._world = world
         self.config = world.config
         self.used: set[Token] = set()
+        self._selected: dict[tuple[str, int], tuple[Mapping[str, str], list[KubeObject]]] = {}
 
     def _get(self, type_: type[_T], kind: str, namespace: str, name: str) -> _T | None:
         key = ObjectKey(kind, namespace, name)
@@ -191,15 +192,25 @@ class View:
     def selecting(self, type_: type[_S], namespace: str, labels: Mapping[str, str]) -> list[_S]:
         """Objects of the namespace whose selector takes these labels, those that have none (or an empty
         one) included. Not a look through all of them: namespaces with thousands of services exist."""
-        found: list[_S] = []
+        return [one for one in self._selecting(namespace, labels) if isinstance(one, type_)]
+
+    def _selecting(self, namespace: str, labels: Mapping[str, str]) -> list[KubeObject]:
+        """Of all kinds. A conversion asks for several kinds with the same labels, so the answer is kept; the labels
+        with it, or others could come to have their id."""
+        asked = (namespace, id(labels))
+        if asked not in self._selected:
+            self._selected[asked] = (labels, list(self._select(namespace, labels)))
+        return self._selected[asked][1]
+
+    def _select(self, namespace: str, labels: Mapping[str, str]) -> Iterator[KubeObject]:
         for label, value in (_ANY_LABEL, *labels.items()):
             token = ("selector", namespace, label, value)
             self.used.add(token)
             for key in self._world.linked(token):
                 obj = self._world.objects[key]
-                if isinstance(obj, type_) and (not obj.selector or selects(obj.selector, labels)):
-                    found.append(obj)
-        return found
+                selector = getattr(obj, "selector", None)
+                if not selector or selects(selector, labels):
+                    yield obj
 
     def allocated(self, entry: ServiceEntry, host: str) -> tuple[str, ...]:
         """The addresses that a host without any of its own was given."""
