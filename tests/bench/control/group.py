@@ -157,6 +157,9 @@ def _chosen(names: str | None) -> set[str]:
 
 def _measure(wanted: set[str], plan: Plan) -> Mapping[str, Samples]:
     samples = {case: Samples() for case in TARGETS}
+    if ztunnel.absent() is None:
+        for case in TARGETS.keys() - ztunnel.CASES:
+            samples[case].absent["ztunnel"] = "only time and memory of an agent are compared"
     rows = {row.case: row for row in _ROWS}
     for turn in range(plan.rounds):
         begin, busy = time.monotonic(), busy_seconds()

@@ -14,6 +14,7 @@ from tests.bench.native import BuildError
 from tests.bench.process import process_cpu, process_rss
 from tests.bench.results import Sample
 
+CASES = frozenset({"ztunnel-ready-50000", "ztunnel-rss-50000"})
 _READY = "http://127.0.0.1:15021/healthz/ready"
 _PATIENCE = 120.0
 
