@@ -17,7 +17,7 @@ the agents are told. Fields of Kubernetes objects that are not listed are not re
 | --- | --- |
 | supported | what agents are told changes as it does with Istio |
 | needs a waypoint | HTTP only: at L4 an ALLOW rule that has it is left out and so lets nobody in, as with Istio |
-| refused | the object is refused (by the webhook, or with an error in the log), and the message names the field |
+| refused | the object is refused (by the webhook, or with an error in the log), and the message names the field, or the one that it does not fit |
 | ignored | nothing changes |
 
 Beyond these fields: kinds of L7 (HTTPRoute, VirtualService, DestinationRule, RequestAuthentication, Telemetry, ...) are
