@@ -26,7 +26,7 @@ from istiodlite.registry import MeshConfig, Registry
 from istiodlite.server.app import serve
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError, parse_address
 from istiodlite.server.present import condition_values, overview
-from istiodlite.sources.kube import AccessError, ApiError, KubeClient, find_access
+from kube import AccessError, ApiError, KubeClient, find_access
 
 
 def _account(text: str) -> tuple[str, str]:

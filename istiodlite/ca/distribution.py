@@ -13,11 +13,11 @@ from typing import Any
 import trio
 
 from istiodlite.objects import KubeObject, Namespace, ObjectKey
-from istiodlite.sources.kube.client import ApiError, KubeClient
-from istiodlite.sources.kube.kinds import WatchedKind
-from istiodlite.sources.kube.reading import Reading, key_of, version_of
-from istiodlite.sources.kube.reflector import wait_of
-from istiodlite.sources.kube.watcher import Watcher
+from kube.client import ApiError, KubeClient
+from kube.kinds import WatchedKind
+from kube.reading import Reading, key_of, version_of
+from kube.reflector import wait_of
+from kube.watcher import Watcher
 
 NAME = "istio-ca-root-cert"
 DATA_KEY = "root-cert.pem"
@@ -91,7 +91,7 @@ class RootDistribution:
         self._listed = False
         self._nursery: trio.Nursery | None = None
         self._turns = trio.CapacityLimiter(_AT_ONCE)
-        kind = WatchedKind("ConfigMap", "", ("v1",), "configmaps", name=NAME)
+        kind = WatchedKind("ConfigMap", "", ("v1",), "configmaps", selector=f"metadata.name={NAME}")
         self._watcher: Watcher[RootMap] = Watcher(client, kind, read_map, self._on_maps)
         self.written = 0
 

@@ -2,18 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from kube.key import ObjectKey
 
-class ObjectKey(NamedTuple):
-    """Identity of an object. `namespace` is empty for cluster-scoped kinds."""
-
-    kind: str
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+__all__ = ["Meta", "ObjectKey", "Other", "OwnerRef"]
 
 
 @dataclass(frozen=True, slots=True)

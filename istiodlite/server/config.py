@@ -5,7 +5,7 @@ from pathlib import Path
 
 from istiodlite.manifests import DEFAULT_SIZE_LIMIT
 from istiodlite.registry import MeshConfig
-from istiodlite.sources.kube import Access
+from kube import Access
 
 
 class StartError(Exception):

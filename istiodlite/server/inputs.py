@@ -22,12 +22,13 @@ from istiodlite.ca.tokens import load_or_create_token_key, verify
 from istiodlite.registry import Registry
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError
 from istiodlite.sources.folder import Batch, Folder, readable
-from istiodlite.sources.kube import Access, AccessError, ApiError, KubeClient, KubeSource
-from istiodlite.sources.kube.reflector import wait_of
+from istiodlite.sources.kube import KubeSource
 from istiodlite.sources.source import FolderSource, Source
 from istiodlite.status import StatusWriter
 from istiodlite.status.writer import removed
 from istiodlite.webhook import Registration
+from kube import Access, AccessError, ApiError, KubeClient
+from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite")
 

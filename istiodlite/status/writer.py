@@ -14,11 +14,11 @@ import trio
 
 from istiodlite.objects import ObjectKey
 from istiodlite.registry import Registry
-from istiodlite.sources.kube.client import ApiError, KubeClient
-from istiodlite.sources.kube.kinds import WatchedKind
-from istiodlite.sources.kube.reading import Garbled, key_of
-from istiodlite.sources.kube.reflector import wait_of
 from istiodlite.status.plan import PLURALS, Present, Wanted, merged, read_present
+from kube.client import ApiError, KubeClient
+from kube.kinds import WatchedKind
+from kube.reading import Garbled, key_of
+from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite.status")
 _AT_ONCE = 4

@@ -10,8 +10,10 @@ from typing import Any
 from istiodlite.analyze import Finding, Input, Severity, analyze
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.registry import MeshConfig
-from istiodlite.sources.kube.kinds import WATCHED, WatchedKind
-from istiodlite.sources.kube.reading import Garbled, read
+from istiodlite.sources.kube.kinds import WATCHED
+from istiodlite.sources.kube.reading import read
+from kube.kinds import WatchedKind
+from kube.reading import Garbled
 
 VERSION = "admission.k8s.io/v1"
 # Kubernetes cuts warnings at 256 characters each and 4,096 together.

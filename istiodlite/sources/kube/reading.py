@@ -6,14 +6,14 @@ dropped at once, and texts that thousands of objects share (labels, node names) 
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from istiodlite.manifests.errors import FieldError, ManifestError
+from istiodlite.manifests.errors import FieldError
 from istiodlite.manifests.fields import Field, is_dns_name
 from istiodlite.manifests.kinds import KINDS, parse_object
-from istiodlite.objects import KubeObject, ObjectKey
-from istiodlite.sources.kube.kinds import WatchedKind
+from istiodlite.objects import KubeObject
+from kube.kinds import WatchedKind
+from kube.reading import Reading, Unusable, key_of
 
 # Annotations that any conversion reads are Istio's; others are large or change often.
 _ANNOTATIONS = "istio.io"
@@ -27,43 +27,6 @@ _METADATA = (
     "generateName",
     "ownerReferences",
 )
-WHERE = "cluster"
-T = TypeVar("T")
-
-
-class Garbled(ValueError):
-    """The server's answer is not of the form that its API promises."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading(Generic[T]):
-    """One object read. `object` None: removed, or (`error` given) present but not usable."""
-
-    key: ObjectKey
-    object: T | None
-    error: ManifestError | None = None
-
-
-def version_of(body: Any) -> str:
-    """metadata.resourceVersion of an object or a list. Raises Garbled."""
-    metadata = body.get("metadata") if isinstance(body, dict) else None
-    version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-    if not isinstance(version, str) or not version:
-        raise Garbled("an answer without metadata.resourceVersion")
-    return version
-
-
-def key_of(kind: WatchedKind, body: Any) -> ObjectKey:
-    """Raises Garbled."""
-    metadata = body.get("metadata") if isinstance(body, dict) else None
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    namespaced = KINDS[kind.group, kind.kind].namespaced
-    namespace = metadata.get("namespace") if isinstance(metadata, dict) and namespaced else ""
-    if not isinstance(name, str) or not name or not isinstance(namespace, str):
-        raise Garbled(f"a {kind.kind} without name and namespace")
-    if namespaced and not namespace:
-        raise Garbled(f"a {kind.kind} without namespace")
-    return ObjectKey(kind.kind, sys.intern(namespace), name)
 
 
 def read(kind: WatchedKind, body: Any) -> Reading[KubeObject]:
@@ -71,13 +34,11 @@ def read(kind: WatchedKind, body: Any) -> Reading[KubeObject]:
     key = key_of(kind, body)
     if not is_dns_name(key.name):
         # Some kinds of RBAC may be named so, none of ours; kept out of every key that is built from names.
-        return Reading(
-            key, None, ManifestError(WHERE, 0, key, "metadata.name", "is not a DNS name; rename it")
-        )
+        return Reading(key, None, Unusable("metadata.name", "is not a DNS name; rename it"))
     try:
         return Reading(key, parse_object(KINDS[kind.group, kind.kind], Field(_trimmed(body))))
     except FieldError as error:
-        return Reading(key, None, ManifestError(WHERE, 0, key, error.field, error.message))
+        return Reading(key, None, Unusable(error.field, error.message))
 
 
 def _trimmed(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -10,13 +10,13 @@ import trio
 from istiodlite.manifests.errors import ManifestError
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.sources.folder import Batch
-from istiodlite.sources.kube.client import KubeClient
-from istiodlite.sources.kube.kinds import WATCHED, WatchedKind
-from istiodlite.sources.kube.reading import Reading, read
-from istiodlite.sources.kube.watcher import Watcher
+from istiodlite.sources.kube.kinds import WATCHED
+from istiodlite.sources.kube.reading import read
+from kube import KubeClient, Reading, WatchedKind, Watcher
 
 _log = logging.getLogger("istiodlite.kube")
 _REMIND = 30.0
+_WHERE = "cluster"
 
 
 class KubeSource:
@@ -56,12 +56,17 @@ class KubeSource:
                 return
             self.synced.set()
             _log.info("all %d kinds are listed: %d objects", len(self._watchers), len(self._waiting))
-        errors = tuple(error for one in self._watchers for error in one.collection.errors.values())
+        errors = tuple(self._unusable())
         known = set(self._errors)
         new = tuple(error for error in errors if error not in known)
         batch, self._waiting, self._errors = Batch(self._waiting, errors, new), {}, errors
         assert self._deliver is not None
         self._deliver(batch)
+
+    def _unusable(self) -> Iterator[ManifestError]:
+        for watcher in self._watchers:
+            for key, error in watcher.collection.errors.items():
+                yield ManifestError(_WHERE, 0, key, error.field, error.message)
 
     async def _remind(self) -> None:
         """Says what the start waits for."""

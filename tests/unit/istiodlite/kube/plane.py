@@ -9,8 +9,9 @@ import trio
 
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.sources.folder import Batch
-from istiodlite.sources.kube import Access, KubeClient, KubeSource
-from istiodlite.sources.kube.health import Health
+from istiodlite.sources.kube import KubeSource
+from kube import Access, KubeClient
+from kube.health import Health
 from tests.unit.istiodlite.kube.apiserver import ApiServer
 
 

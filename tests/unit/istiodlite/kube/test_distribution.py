@@ -12,7 +12,7 @@ import trio
 
 from istiodlite.ca.distribution import LEFT_OUT, NAME, RootDistribution, map_body, wants_root
 from istiodlite.objects import Meta, Namespace, ObjectKey
-from istiodlite.sources.kube import KubeClient
+from kube import KubeClient
 from tests.unit.istiodlite.kube.apiserver import PATHS, ApiServer, Fault, status, until
 
 ROOT = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"

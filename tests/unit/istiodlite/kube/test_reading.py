@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istiodlite.objects import Pod
-from istiodlite.sources.kube.collection import Collection
 from istiodlite.sources.kube.kinds import WATCHED
-from istiodlite.sources.kube.reading import Garbled, Reading, read, version_of
+from istiodlite.sources.kube.reading import read
+from kube.collection import Collection
+from kube.reading import Garbled, Reading, version_of
 from tests.unit.istiodlite.kube.objects import key, pod, policy
 
 KINDS = {kind.kind: kind for kind in WATCHED}
@@ -103,4 +104,4 @@ def test_an_error_at_the_first_sight_of_an_object_adds_nothing() -> None:
     collection = Collection[Any]()
     assert collection.replace([read(KINDS["Pod"], pod("web", "not-an-address"))]) == {}
     (error,) = collection.errors.values()
-    assert str(error) == 'cluster: Pod shop/web: status.podIPs[0].ip: "not-an-address" is not an IP address'
+    assert str(error) == 'status.podIPs[0].ip: "not-an-address" is not an IP address'

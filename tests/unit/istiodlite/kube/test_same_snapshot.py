@@ -15,10 +15,11 @@ from istiodlite.manifests import load_text
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.registry import MeshConfig, Registry
 from istiodlite.sources.folder import Folder
-from istiodlite.sources.kube.collection import Collection
 from istiodlite.sources.kube.kinds import WATCHED
-from istiodlite.sources.kube.reading import Reading, key_of, read
-from istiodlite.sources.kube.reflector import (
+from istiodlite.sources.kube.reading import read
+from kube.collection import Collection
+from kube.reading import Reading, key_of
+from kube.reflector import (
     Event,
     Failure,
     List,

@@ -10,13 +10,13 @@ from typing import Any, Generic
 
 import trio
 
-from istiodlite.objects import ObjectKey
-from istiodlite.sources.kube.client import ApiError, KubeClient, error_of
-from istiodlite.sources.kube.collection import Collection
-from istiodlite.sources.kube.health import Health
-from istiodlite.sources.kube.kinds import WatchedKind
-from istiodlite.sources.kube.reading import Garbled, Reading, T, key_of, version_of
-from istiodlite.sources.kube.reflector import (
+from kube.client import ApiError, KubeClient, error_of
+from kube.collection import Collection
+from kube.health import Health
+from kube.key import ObjectKey
+from kube.kinds import WatchedKind
+from kube.reading import Garbled, Reading, T, key_of, version_of
+from kube.reflector import (
     Action,
     Data,
     Ended,
@@ -34,7 +34,6 @@ from istiodlite.sources.kube.reflector import (
     advance,
 )
 
-_log = logging.getLogger("istiodlite.kube")
 # The server ends a watch itself; this is for one that forgot to.
 _OVERTIME = 30.0
 _FRUITLESS = 1.0
@@ -55,12 +54,13 @@ class Watcher(Generic[T]):
         *,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
+        log: logging.Logger = logging.getLogger("istiodlite.kube"),  # noqa: B008 - the same object for ever
     ) -> None:
         self.kind = kind
         self.collection: Collection[T] = Collection()
         self.health = Health(kind.resource, clock())
         self._client, self._read, self._tell = client, read, tell
-        self._draw, self._clock = draw, clock
+        self._draw, self._clock, self._log = draw, clock, log
         self._version = kind.versions[0]
 
     async def run(self) -> None:
@@ -127,7 +127,7 @@ class Watcher(Generic[T]):
         return self.kind.path(self._version)
 
     def _parameters(self, action: List | Watch) -> dict[str, str]:
-        out = {"fieldSelector": f"metadata.name={self.kind.name}"} if self.kind.name else {}
+        out = {"fieldSelector": self.kind.selector} if self.kind.selector else {}
         if isinstance(action, Watch):
             out |= {"watch": "true", "allowWatchBookmarks": "true"}
             out |= {"resourceVersion": action.version, "timeoutSeconds": str(action.seconds)}
@@ -158,7 +158,7 @@ class Watcher(Generic[T]):
         deadline = trio.current_time() + action.seconds + _OVERTIME
         async with self._client.lines(self._path(), self._parameters(action)) as lines:
             if self.health.problem:
-                _log.info("%s: watching again", self.kind.resource)
+                self._log.info("%s: watching again", self.kind.resource)
             self.health.hold(self._clock())
             while True:
                 line = None
@@ -206,7 +206,7 @@ class Watcher(Generic[T]):
         self.health.failures += 1
         if text != self.health.problem:
             # A watch that breaks once is everyday life; a second try that fails too is not.
-            _log.log(logging.INFO if self.health.current else logging.WARNING, "%s", text)
+            self._log.log(logging.INFO if self.health.current else logging.WARNING, "%s", text)
         self.health.problem = text
 
     def _note(self, event: Input[Reading[T]], data: Data[Reading[T]]) -> None:
@@ -214,7 +214,7 @@ class Watcher(Generic[T]):
         if isinstance(event, Failure) and event.trouble is Trouble.MISSING:
             if isinstance(data, Replace):
                 if not health.absent:
-                    _log.info("%s: not installed; asking again from time to time", self.kind.resource)
+                    self._log.info("%s: not installed; asking again from time to time", self.kind.resource)
                 health.absent = True
                 health.hold(now)
                 return
@@ -224,7 +224,7 @@ class Watcher(Generic[T]):
             )
         elif isinstance(event, Page):
             if health.absent:
-                _log.info("%s: installed", self.kind.resource)
+                self._log.info("%s: installed", self.kind.resource)
             health.absent = False
             # Between a list and its watch nothing is missed: the watch begins at the list's version.
             health.last_current = now

@@ -14,9 +14,8 @@ from typing import Any, Self
 
 import httpx2
 
-from istiodlite.sources.kube.access import Access, AccessError
+from kube.access import Access, AccessError
 
-USER_AGENT = "istiodlite"
 # An object is at most a few MiB (etcd's limit is 1.5 MiB of protobuf), a page has at most 500.
 MAX_LINE = 32 * 1024 * 1024
 MAX_BODY = 1024 * 1024 * 1024
@@ -50,9 +49,9 @@ class ApiError(Exception):
 class KubeClient:
     """Requests as one user. Belongs to the event loop in which it is first used."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, user_agent: str = "istiodlite") -> None:
         """Raises AccessError."""
-        self.access = access
+        self.access, self._user_agent = access, user_agent
         self._stamp = access.stamp()
         self._http = self._open()
 
@@ -69,7 +68,7 @@ class KubeClient:
             transport=transport,
             trust_env=False,
             timeout=httpx2.Timeout(_READ, connect=_CONNECT, write=_WRITE),
-            headers={"user-agent": USER_AGENT, "accept": "application/json"},
+            headers={"user-agent": self._user_agent, "accept": "application/json"},
         )
 
     async def __aenter__(self) -> Self:

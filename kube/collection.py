@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Generic
 
-from istiodlite.manifests.errors import ManifestError
-from istiodlite.objects import ObjectKey
-from istiodlite.sources.kube.reading import Reading, T
+from kube.key import ObjectKey
+from kube.reading import Reading, T, Unusable
 
 
 class Collection(Generic[T]):
@@ -14,7 +13,7 @@ class Collection(Generic[T]):
 
     def __init__(self) -> None:
         self.objects: dict[ObjectKey, T] = {}
-        self.errors: dict[ObjectKey, ManifestError] = {}
+        self.errors: dict[ObjectKey, Unusable] = {}
 
     def replace(self, readings: Iterable[Reading[T]]) -> dict[ObjectKey, T | None]:
         """Takes a whole list; returns what differs from before (None: removed)."""
