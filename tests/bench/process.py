@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,11 @@ def listening_ports(pid: int) -> set[int]:
             if fields[3] == LISTEN:
                 ports.add(int(fields[1].rsplit(":", 1)[1], 16))
     return ports
+
+
+def network_of(path: str) -> int:
+    """What tells a network namespace from others, of a path to it such as /proc/PID/ns/net."""
+    return Path(path).stat().st_ino
 
 
 def process_cpu(pid: int) -> float:
@@ -79,13 +84,17 @@ class Process:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-3:]
             raise ProcessError(f"{self.name} ended with status {status}: {' / '.join(tail)}")
 
-    def wait_listening(self, port: int, deadline_s: float = 20) -> None:
-        """Until `port` is listened on in the program's namespace."""
+    def wait_listening(self, port: int, deadline_s: float = 20, passed: Collection[int] = ()) -> None:
+        """Until `port` is listened on in the program's namespace.
+
+        `passed`: namespaces that it begins in and leaves for its own; others may listen there on the same port.
+        """
         end = time.monotonic() + deadline_s
         while time.monotonic() < end:
             self.check()
             with suppress(OSError):  # it may end while its table is read
-                if port in listening_ports(self.pid):
+                there = network_of(f"/proc/{self.pid}/ns/net") not in passed
+                if there and port in listening_ports(self.pid):
                     return
             time.sleep(0.02)
         raise ProcessError(f"{self.name} does not listen on {port} after {deadline_s:.0f} s; see {self.log}")

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from tests.bench.certificates import Files
 from tests.bench.machine import busy_seconds
 from tests.bench.namespace import CLIENT, SERVER, Namespace
-from tests.bench.process import Process, ProcessError, process_cpu
+from tests.bench.process import Process, ProcessError, network_of, process_cpu
 
 SERVER_PORT, ENTRY_PORT, HBONE_PORT = 19000, 15001, 15008
 SERVER_ADDRESS = f"{SERVER}:{SERVER_PORT}"
@@ -220,8 +220,13 @@ class Session(Rig):
     def load_command(self, *arguments: str) -> list[str]:
         return self.bed.namespace.command([str(self.bed.programs / "load"), *arguments], self.pin)
 
-    def spawn(self, name: str, command: Sequence[str], port: int, *, proxy: bool = True) -> Process:
-        """Starts a program in the namespace and waits until it listens on `port`."""
+    def spawn(
+        self, name: str, command: Sequence[str], port: int, *, proxy: bool = True, apart: bool = False
+    ) -> Process:
+        """Starts a program in the namespace and waits until it listens on `port`.
+
+        `apart`: the program goes on into a namespace that it makes, and listens there.
+        """
         process = Process(
             name,
             self.bed.namespace.command(command, self.pin),
@@ -230,7 +235,10 @@ class Session(Rig):
             environment={**os.environ, **self.bed.environment},
         )
         self._processes.append(process)
-        process.wait_listening(port)
+        passed = {network_of("/proc/self/ns/net")}
+        if apart:
+            passed.add(network_of(f"/run/netns/{self.bed.namespace.name}"))
+        process.wait_listening(port, passed=passed)
         return process
 
     def stop(self) -> None:

@@ -27,9 +27,16 @@ class PodSession(Session):
         return self.pods.command("client", [str(self.bed.programs / "load"), *arguments], self.pin)
 
     def spawn(
-        self, name: str, command: Sequence[str], port: int, *, proxy: bool = True, keep: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        port: int,
+        *,
+        proxy: bool = True,
+        apart: bool = False,
+        keep: Sequence[int] = (),
     ) -> Process:
-        """As `Session.spawn`; `keep`: descriptors that the program inherits."""
+        """As `Session.spawn`, but each side has its namespace: none is apart. `keep`: descriptors that it inherits."""
         pod = "client" if name.endswith("outbound") else "server"
         process = Process(
             name,

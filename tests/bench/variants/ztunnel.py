@@ -112,7 +112,9 @@ class RustZtunnel(Variant):
         inbound = self._environment(folder, "server", "127.0.0.1", case)
         outbound = self._environment(folder, "client", control, case)
         session.spawn("ztunnel-inbound", [*inbound, *program], HBONE_PORT)
-        session.spawn("ztunnel-outbound", [*self.linked(session, number), *outbound, *program], ENTRY_PORT)
+        linked = self.linked(session, number)
+        # The inbound one listens on the same port: to see it must not be taken for the outbound one being ready.
+        session.spawn("ztunnel-outbound", [*linked, *outbound, *program], ENTRY_PORT, apart=bool(linked))
         session.entry = f"{entry}:{ENTRY_PORT}"
 
     def addresses(self, number: int) -> tuple[str, str, str]:

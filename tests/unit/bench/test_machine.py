@@ -10,7 +10,7 @@ import pytest
 from tests.bench import openssl
 from tests.bench.machine import busy_seconds, facts
 from tests.bench.native import BuildError
-from tests.bench.process import Process, ProcessError, listening_ports, process_cpu, process_rss
+from tests.bench.process import Process, ProcessError, listening_ports, network_of, process_cpu, process_rss
 from tests.support.ports import listening_socket
 
 
@@ -54,6 +54,18 @@ def test_a_program_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path)
             process.wait_listening(1)
     finally:
         process.stop()
+
+
+def test_a_namespace_that_a_program_begins_in_is_not_where_it_listens(tmp_path: Path) -> None:
+    with listening_socket() as sock:
+        port, ours = sock.getsockname()[1], network_of("/proc/self/ns/net")
+        process = Process("proxy", ["sleep", "60"], tmp_path / "log", proxy=True, environment=os.environ)
+        try:
+            process.wait_listening(port)
+            with pytest.raises(ProcessError, match="does not listen"):
+                process.wait_listening(port, deadline_s=0.1, passed={ours})
+        finally:
+            process.stop()
 
 
 def test_another_openssl_has_to_be_there(tmp_path: Path) -> None:
