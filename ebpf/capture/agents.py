@@ -1,0 +1,66 @@
+"""The agents at work on this node: whose connections are never captured, and who of them is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from ebpf import bpf, loader, maps
+from ebpf.loader import Kernel
+from ebpf.skew import OtherLayouts
+
+SEEN: Final = 15
+"""Seconds after the last `renew` for which an agent counts as there."""
+
+
+class Agents:
+    """The map `agents`: when each process was last there, in seconds of the monotonic clock. OSError."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._own: int | None = None
+
+    def exempt(self, pid: int, others: OtherLayouts) -> None:
+        """Enter this process and what agents of other layouts entered; drop entries of processes that are gone.
+
+        Who is there is told by /proc, or where this process has a PID namespace of its own, by `renew`.
+        """
+        in_kernel = loader.own_process() if pid == os.getpid() else None
+        process = in_kernel or pid
+        same_view = process == pid
+        for key, value in others.agents().items():
+            bpf.map_update(self._kernel.maps["agents"], key, value)
+        for other, seen in self._listed():
+            alive = Path(f"/proc/{other}").exists() if same_view else seen
+            if not alive:
+                bpf.map_delete(self._kernel.maps["agents"], maps.u32(other))
+        self._own = process
+        self.renew()
+
+    def renew(self) -> None:
+        """Tell the others that this one is there."""
+        if self._own is not None:
+            now = int(time.monotonic())
+            bpf.map_update(self._kernel.maps["agents"], maps.u32(self._own), maps.u32(now))
+
+    def has_company(self) -> bool:
+        """Whether another agent is there."""
+        return any(seen for other, seen in self._listed() if other != self._own)
+
+    def leave(self) -> None:
+        """Take this process out."""
+        if self._own is not None:
+            bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._own))
+
+    def _listed(self) -> list[tuple[int, bool]]:
+        """Processes that are not captured, and whether they were seen lately."""
+        fd, now, found = self._kernel.maps["agents"], int(time.monotonic()), []
+        for key in list(bpf.map_keys(fd, 4)):
+            raw = bpf.map_lookup(fd, key, 4)
+            if raw:
+                process, seen = (int.from_bytes(each, sys.byteorder) for each in (key, raw))
+                found.append((process, now - seen < SEEN))
+        return found
