@@ -1,13 +1,13 @@
 """Rules for all tests.
 
-`@pytest.mark.root` runs wherever the tests run as root, and then has to pass. Without root these tests
-are taken out of the run, and the run says so at its end: they are never quietly skipped.
+A marked test (`@pytest.mark.root`, `kube`, `istiod`, `ztunnel`) runs wherever there is what it needs, and then has to
+pass. Elsewhere it is taken out of the run, and the run says so at its end: nothing is quietly skipped.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,31 +16,32 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-LEFT_OUT = pytest.StashKey[list[str]]()
+from tests.support.needs import NEEDS  # noqa: E402  (the tree has to be found first)
 
-
-def _missing(item: pytest.Item) -> str | None:
-    """The privilege this test needs and the run does not have."""
-    if item.get_closest_marker("root") and os.geteuid() != 0:
-        return "root"
-    return None
+LEFT_OUT = pytest.StashKey[Counter[tuple[str, str]]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what cannot run here and remember it for the summary."""
-    out = [item for item in items if _missing(item)]
-    config.stash[LEFT_OUT] = [item.nodeid for item in out]
+    missing = {marker: why for marker, find in NEEDS.items() if (why := find())}
+    kept, out = [], []
+    counted = config.stash[LEFT_OUT] = Counter()
+    for item in items:
+        marker = next((one for one in missing if item.get_closest_marker(one)), None)
+        if marker is None:
+            kept.append(item)
+        else:
+            out.append(item)
+            counted[marker, missing[marker]] += 1
     if out:
         config.hook.pytest_deselected(items=out)
-        gone = set(map(id, out))
-        items[:] = [item for item in items if id(item) not in gone]
+        items[:] = kept
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was left out, and what to do about it."""
-    out = config.stash.get(LEFT_OUT, [])
-    if out:
-        terminalreporter.section("tests that need root")
-        terminalreporter.write_line(
-            f"{len(out)} tests marked `root` did not run: start pytest as root to run them"
-        )
+    counted = config.stash.get(LEFT_OUT, Counter())
+    if counted:
+        terminalreporter.section("tests that need what is not here")
+    for (marker, why), count in counted.items():
+        terminalreporter.write_line(f"{count} tests marked `{marker}` did not run: {why}")

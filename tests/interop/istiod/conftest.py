@@ -9,33 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.istiod import binary
 from tests.interop.istiod.objects import Applied, applied, crds_present
 from tests.interop.istiod.process import Istiod
 from tests.interop.kube.conftest import Cluster, Serving
 from tests.interop.kube.conftest import cluster as cluster
-
-_left_out: list[str] = []
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect these tests where ISTIOD_BIN or KUBECONFIG name nothing."""
-    if binary.missing() is None:
-        return
-    out = [item for item in items if item.get_closest_marker("istiod")]
-    if out:
-        _left_out[:] = [item.nodeid for item in out]
-        config.hook.pytest_deselected(items=out)
-        gone = set(map(id, out))
-        items[:] = [item for item in items if id(item) not in gone]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out, and why."""
-    if _left_out:
-        terminalreporter.section("tests with Istio's istiod")
-        terminalreporter.write_line(f"{len(_left_out)} tests did not run: {binary.missing()}")
 
 
 @pytest.fixture(scope="package")

@@ -31,7 +31,6 @@ MANIFESTS = ROOT / "daemonset" / "kubernetes"
 DEADLINE = 60.0
 Body = dict[str, Any]
 
-_LEFT_OUT = pytest.StashKey[int]()
 _CLUSTER_SCOPED = {
     "Namespace": "namespaces",
     "Node": "nodes",
@@ -46,25 +45,6 @@ _PLURALS = {
     "ServiceEntry": "serviceentries",
     "WorkloadEntry": "workloadentries",
 }
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects what needs a cluster where none is named."""
-    if os.environ.get("KUBECONFIG"):
-        return
-    out = [item for item in items if item.get_closest_marker("kube")]
-    config.stash[_LEFT_OUT] = len(out)
-    if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if not item.get_closest_marker("kube")]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Says what was left out, and what to do about it."""
-    count = config.stash.get(_LEFT_OUT, 0)
-    if count:
-        terminalreporter.section("tests that need a Kubernetes cluster")
-        terminalreporter.write_line(f"{count} tests marked `kube` did not run: set KUBECONFIG to run them")
 
 
 def wait_until(condition: Callable[[], Any], what: Callable[[], str] | str) -> Any:

@@ -10,31 +10,8 @@ from pathlib import Path
 import pytest
 
 from daemonset.local import cleanup
-from tests.interop.ztunnel import binary
 from tests.interop.ztunnel.lab import Lab
 from tests.interop.ztunnel.mesh import MixedMesh
-
-_left_out: list[str] = []
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect these tests where ZTUNNEL_BIN names nothing."""
-    if binary.missing() is None:
-        return
-    out = [item for item in items if item.get_closest_marker("ztunnel")]
-    if out:
-        _left_out[:] = [item.nodeid for item in out]
-        config.hook.pytest_deselected(items=out)
-        gone = set(map(id, out))
-        items[:] = [item for item in items if id(item) not in gone]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out, and why; or what was tested against."""
-    if _left_out:
-        terminalreporter.section("tests with Istio's ztunnel")
-        terminalreporter.write_line(f"{len(_left_out)} tests did not run: {binary.missing()}")
 
 
 @contextlib.contextmanager

@@ -212,6 +212,114 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
     ),
 ]
 
+_WP_SERVICE = SERVICE.replace(
+    "namespace: shop}", "namespace: shop, labels: {istio.io/use-waypoint: wp}}"
+).replace("name: web,", "name: web2,")
+# For each code the same objects without what is wrong: what has to be silent about them, though it has seen them.
+SOUND: dict[str, tuple[str, ...]] = {
+    "action-needs-waypoint": (
+        WAYPOINT,
+        policy(
+            "{action: AUDIT, targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}], rules: [{}]}"
+        ),
+    ),
+    "allow-needs-waypoint": (
+        WAYPOINT,
+        _WP_SERVICE,
+        policy("{targetRefs: [{kind: Service, name: web2}], rules: [{to: [{operation: {methods: [GET]}}]}]}"),
+    ),
+    "capture-annotation": (annotated("traffic.sidecar.istio.io/excludeInboundPorts", "80,81"),),
+    "capture-without-mesh": (annotated("ambient.istio.io/dns-capture", "false"),),
+    "captured-less": (annotated("traffic.sidecar.istio.io/excludeOutboundPorts", "9000"),),
+    "dataplane-mode": ("kind: Namespace\nmetadata: {name: a, labels: {istio.io/dataplane-mode: none}}",),
+    "deny-only-http": (policy("{action: DENY, rules: [{to: [{operation: {ports: ['8080']}}]}]}"),),
+    "deny-wider": (policy("{action: DENY, rules: [{to: [{operation: {notPorts: ['8080']}}]}]}"),),
+    "disable-is-permissive": (strict("{mtls: {mode: PERMISSIVE}}"),),
+    "dry-run": (policy("{action: DENY, rules: [{}]}", more=", annotations: {istio.io/dry-run: 'false'}"),),
+    "entry-without-address": (
+        "kind: ServiceEntry\nmetadata: {name: e, namespace: shop}\nspec: {hosts: [a.example.com], "
+        "addresses: [192.0.2.1], ports: [{number: 443, name: tls, protocol: TLS}]}",
+        "kind: ServiceEntry\nmetadata: {name: f, namespace: shop}\nspec: {hosts: [b.example.com], "
+        "resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}]}",
+    ),
+    "label-without-effect": (
+        annotated("x", "y").replace("app: odd", "app: odd, istio.io/dataplane-mode: none"),
+    ),
+    "malformed-principal": (policy(f"{{rules: [{{from: [{{source: {{principals: [{FRONT}]}}}}]}}]}}"),),
+    "nothing-allowed": (
+        policy(f"{{{TO_WEB}, rules: [{{from: [{{source: {{principals: [{FRONT}]}}}}]}}]}}"),
+        policy("{rules: [{to: [{operation: {methods: [GET]}}]}, {}]}", name="two"),
+    ),
+    "rule-never-matches": (
+        policy("{action: DENY, rules: [{to: [{operation: {ports: ['80'], notPorts: ['81']}}]}]}", name="a"),
+        policy(
+            f"{{rules: [{{from: [{{source: {{principals: [{FRONT}], namespaces: [shop]}}}}]}}]}}", name="b"
+        ),
+        policy(
+            "{action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.0.0/8], notIpBlocks: [10.1.0.0/16]}}]}]}",
+            name="c",
+        ),
+        policy(
+            "{rules: [{when: [{key: destination.port, values: ['80', '81']}, {key: destination.port, values: ['81']}]}]}",
+            name="d",
+        ),
+    ),
+    "selector-hits-nothing": (
+        policy(f"{{{TO_WEB}, rules: [{{}}]}}"),
+        strict(f"{{{TO_WEB}, mtls: {{mode: STRICT}}}}"),
+    ),
+    "selector-in-root": (strict("{mtls: {mode: PERMISSIVE}}", "istio-system"),),
+    "service-port": (policy(f"{{{TO_WEB}, rules: [{{to: [{{operation: {{ports: ['8080']}}}}]}}]}}"),),
+    "shadowed": (
+        strict("{mtls: {mode: STRICT}}"),
+        strict(f"{{{TO_WEB}, mtls: {{mode: PERMISSIVE}}}}", name="another"),
+    ),
+    "sidecar-and-ambient": (
+        "kind: Namespace\nmetadata: {name: a, labels: {istio.io/dataplane-mode: ambient, istio-injection: disabled}}",
+    ),
+    "strict-not-enforced": (strict("{mtls: {mode: STRICT}}"),),
+    "strict-shuts-out": (deployment("more"), strict("{mtls: {mode: STRICT}}")),
+    "target-not-found": (policy("{targetRefs: [{kind: Service, name: web}], rules: [{}]}"),),
+    "target-port-missing": (
+        SERVICE.replace("name: web,", "name: web2,").replace("targetPort: http", "targetPort: 8080"),
+    ),
+    "target-without-waypoint": (
+        WAYPOINT,
+        _WP_SERVICE,
+        policy("{targetRefs: [{kind: Service, name: web2}], rules: [{}]}"),
+    ),
+    "unknown-identity": (
+        policy("{rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/front]}}]}]}", name="a"),
+        policy("{rules: [{from: [{source: {serviceAccounts: [front, shop/web]}}]}]}", name="b"),
+    ),
+    "unknown-namespace": (policy("{rules: [{from: [{source: {namespaces: [shop, 'sh*']}}]}]}"),),
+    "waypoint-denied": (
+        WAYPOINT.replace("protocol: HBONE}", "protocol: HBONE, allowedRoutes: {namespaces: {from: All}}}"),
+        "kind: Namespace\nmetadata: {name: a, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: shop}}",
+    ),
+    "waypoint-listeners": (WAYPOINT,),
+    "waypoint-not-allowed": (
+        WAYPOINT,
+        _WP_SERVICE,
+        policy(
+            f"{{{TO_WEB}, rules: [{{from: [{{source: {{principals: [{FRONT}, cluster.local/ns/shop/sa/wp]}}}}]}}]}}"
+        ),
+    ),
+    "waypoint-not-found": (
+        WAYPOINT,
+        "kind: Namespace\nmetadata: {name: a, labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: shop}}",
+    ),
+    "waypoint-traffic-type": (
+        WAYPOINT.replace("namespace: shop}", "namespace: shop, labels: {istio.io/waypoint-for: all}}"),
+        _WP_SERVICE,
+    ),
+}
+
+
+@pytest.mark.parametrize("code", SOUND)
+def test_nothing_is_said_of_the_same_done_well(code: str) -> None:
+    assert code not in codes(*BASE, *SOUND[code])
+
 
 def test_a_sound_mesh_is_not_commented_upon() -> None:
     sound = (
@@ -232,7 +340,10 @@ def test_what_is_wrong_is_said(code: str, texts: tuple[str, ...]) -> None:
 
 
 def test_every_code_is_listed_and_every_listed_one_has_a_case() -> None:
-    assert {code for code, _ in CASES} | {"manifest", "strict-cuts-flows"} == set(CODES)
+    # What is not in a manifest has tests of its own, below.
+    apart = {"manifest", "strict-cuts-flows"}
+    assert {code for code, _ in CASES} | apart == set(CODES)
+    assert SOUND.keys() | apart == set(CODES)
 
 
 def test_every_line_says_what_to_do() -> None:
@@ -317,6 +428,11 @@ def test_strict_is_held_against_what_agents_saw(tmp_path: Path) -> None:
     assert (
         "strict-cuts-flows" not in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     )
+    (tmp_path / "0.prom").write_text(
+        page(("old", "legacy", "mutual_tls", 3), ("old", "legacy", "unknown", 0))
+    )
+    sound = subprocess.run([*command, *told[:2]], capture_output=True, text=True, timeout=60)
+    assert "strict-cuts-flows" not in sound.stdout, "with mTLS, or none at all"
     (tmp_path / "0.prom").write_text("istio_tcp{ nonsense")
     bad = subprocess.run([*command, *told], capture_output=True, text=True, timeout=60)
     assert bad.returncode != 0

@@ -17,7 +17,7 @@ the agents are told. Fields of Kubernetes objects that are not listed are not re
 | --- | --- |
 | supported | what agents are told changes as it does with Istio |
 | needs a waypoint | HTTP only: at L4 an ALLOW rule that has it is left out and so lets nobody in, as with Istio |
-| refused | the object is refused (by the webhook, or with an error in the log), and the message names the field, or the one that it does not fit |
+| refused | the object is refused (by the webhook, or with an error in the log), and the message names the field (or the one after "at") |
 | ignored | nothing changes |
 
 Beyond these fields: kinds of L7 (HTTPRoute, VirtualService, DestinationRule, RequestAuthentication, Telemetry, ...) are
@@ -38,7 +38,8 @@ def _line(row: Row) -> str:
     example = str(row.value).replace("|", "\\|")
     note = f" ({row.note})" if row.note else ""
     mark = f"**{row.outcome}**" if row.outcome is Outcome.REFUSED else str(row.outcome)
-    return f"| `{row.field}` | `{example}` | {mark}{note} |\n"
+    at = f", at `{row.at}`" if row.at else ""
+    return f"| `{row.field}` | `{example}` | {mark}{note}{at} |\n"
 
 
 if __name__ == "__main__":

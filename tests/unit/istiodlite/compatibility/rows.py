@@ -15,7 +15,7 @@ class Outcome(enum.StrEnum):
     WAYPOINT = "needs a waypoint"
     """HTTP only. At L4 a rule that has it is left out of ALLOW, so it lets nobody in, as with Istio."""
     REFUSED = "refused"
-    """The object is refused, and the field is named."""
+    """The object is refused, and the message begins with the path of the field that does not fit."""
     IGNORED = "ignored"
     """Nothing changes."""
 
@@ -27,6 +27,8 @@ class Row:
     value: Any
     outcome: Outcome
     note: str = ""
+    at: str = ""
+    """Refused only: the path that the message names, where it is another than `field`."""
 
 
 S, W, R, X = Outcome.SUPPORTED, Outcome.WAYPOINT, Outcome.REFUSED, Outcome.IGNORED
@@ -64,7 +66,7 @@ ROWS = (
     Row("Pod", "metadata.labels[istio.io/use-waypoint]", "none", X, "no waypoint is what it has"),
     Row("Pod", "metadata.annotations[ambient.istio.io/redirection]", "disabled", S),
     Row("Pod", "spec.priority", 7, X),
-    Row("Pod", "status.podIPs", [{"ip": "10.1.0.256"}], R),
+    Row("Pod", "status.podIPs", [{"ip": "10.1.0.256"}], R, at="status.podIPs[0].ip"),
     # -- Service
     Row("Service", "spec.clusterIP", "10.96.0.99", S),
     Row("Service", "spec.clusterIPs", ["10.96.0.10", "fd00:96::10"], S),
@@ -99,7 +101,7 @@ ROWS = (
     Row("ServiceEntry", "spec.ports[0].targetPort", 8081, S),
     Row("ServiceEntry", "spec.ports[0].protocol", "GRPC", S),
     Row("ServiceEntry", "spec.resolution", "DNS", X, "with addresses as endpoints; hosts are resolved by the agent"),
-    Row("ServiceEntry", "spec.resolution", "DYNAMIC_DNS", R, "with endpoints"),
+    Row("ServiceEntry", "spec.resolution", "DYNAMIC_DNS", R, "of a host without wildcard", at="spec.hosts"),
     Row("ServiceEntry", "spec.endpoints", [], S, "no endpoints"),
     Row("ServiceEntry", "spec.endpoints[0].address", "203.0.113.9", S),
     Row("ServiceEntry", "spec.endpoints[0].ports", {"http": 9000}, S),
@@ -115,10 +117,10 @@ ROWS = (
     Row("ServiceEntry", "status.addresses", [{"value": "240.240.7.7", "host": "a.example.com"}], S, "kept as allocated"),
     Row("ServiceEntry", "spec.location", "MESH_INTERNAL", X, "agents decide by the endpoint's tunnel protocol"),
     Row("ServiceEntry", "spec.exportTo", ["."], X, "every entry is visible"),
-    Row("ServiceEntry", "spec.hosts", ["*"], R),
+    Row("ServiceEntry", "spec.hosts", ["*"], R, at="spec.hosts[0]"),
     Row("ServiceEntry", "spec.hosts", [], R),
-    Row("ServiceEntry", "spec.resolution", "NONE", R, "with endpoints"),
-    Row("ServiceEntry", "spec.workloadSelector", {"labels": {"app": "x"}}, R, "together with endpoints"),
+    Row("ServiceEntry", "spec.resolution", "NONE", R, "with endpoints", at="spec.endpoints"),
+    Row("ServiceEntry", "spec.workloadSelector", {"labels": {"app": "x"}}, R, "together with endpoints", at="spec.endpoints"),
     Row("ServiceEntry", "spec.endpoints[0].address", "unix:///run/x", R, "the mesh carries TCP"),
     Row("ServiceEntry", "spec.ports[0].protocol", "SMTP", R),
     Row("ServiceEntry", "spec.unknown", 1, R),
@@ -171,6 +173,8 @@ ROWS = (
     Row("AuthorizationPolicy", f"{_SOURCE}.notRequestPrincipals", ["x"], W),
     Row("AuthorizationPolicy", f"{_SOURCE}.remoteIpBlocks", ["10.0.0.0/8"], W),
     Row("AuthorizationPolicy", f"{_SOURCE}.notRemoteIpBlocks", ["10.0.0.0/8"], W),
+    Row("AuthorizationPolicy", f"{_SOURCE}.trustDomains", ["cluster.local"], W, "agents are told none; Istio leaves it out"),
+    Row("AuthorizationPolicy", f"{_SOURCE}.notTrustDomains", ["cluster.local"], W, "agents are told none; Istio leaves it out"),
     Row("AuthorizationPolicy", f"{_OPERATION}.hosts", ["a.example.com"], W),
     Row("AuthorizationPolicy", f"{_OPERATION}.notHosts", ["a.example.com"], W),
     Row("AuthorizationPolicy", f"{_OPERATION}.methods", ["GET"], W),
@@ -181,11 +185,12 @@ ROWS = (
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "request.auth.claims[iss]", "values": ["y"]}], W),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "remote.ip", "values": ["10.0.0.1"]}], W),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "connection.sni", "values": ["y"]}], W),
-    Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "unknown.key", "values": ["y"]}], R),
-    Row("AuthorizationPolicy", f"{_SOURCE}.ipBlocks", ["10.0.0.0/33"], R),
-    Row("AuthorizationPolicy", f"{_OPERATION}.ports", ["http"], R),
+    Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "unknown.key", "values": ["y"]}], R, at=f"{_RULE}.when[0].key"),
+    Row("AuthorizationPolicy", f"{_SOURCE}.ipBlocks", ["10.0.0.0/33"], R, at=f"{_SOURCE}.ipBlocks[0]"),
+    Row("AuthorizationPolicy", f"{_OPERATION}.ports", ["http"], R, at=f"{_OPERATION}.ports[0]"),
     Row("AuthorizationPolicy", "spec.action", "MAYBE", R),
-    Row("AuthorizationPolicy", "spec.action", "CUSTOM", R, "without provider"),
+    Row("AuthorizationPolicy", "spec.action", "CUSTOM", R, "of a rule with principals", at=f"{_SOURCE}.principals"),
+    Row("AuthorizationPolicy", "spec", {"action": "CUSTOM", "rules": [{}]}, R, "CUSTOM without one", at="spec.provider.name"),
     Row("AuthorizationPolicy", "spec.unknown", 1, R),
     # -- PeerAuthentication
     Row("PeerAuthentication", "spec.mtls.mode", "PERMISSIVE", S),

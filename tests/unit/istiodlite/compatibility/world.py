@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -112,10 +112,20 @@ class Refused(Exception):
 def changed(kind: str, field: str, value: Any) -> list[dict[str, Any]]:
     """The mesh with one field of one object set."""
     bodies: list[dict[str, Any]] = copy.deepcopy(list(yaml.safe_load_all(MANIFESTS)))
-    wanted = _NAMES.get(kind)
-    (body,) = [one for one in bodies if one["kind"] == kind and wanted in (None, one["metadata"]["name"])]
+    (body,) = _changeable(bodies, kind)
     _put(body, [one or other for one, other in _STEP.findall(field)], value)
     return bodies
+
+
+def name_of(kind: str) -> str:
+    """The object of a kind that rows change."""
+    (body,) = _changeable(yaml.safe_load_all(MANIFESTS), kind)
+    return str(body["metadata"]["name"])
+
+
+def _changeable(bodies: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    wanted = _NAMES.get(kind)
+    return [one for one in bodies if one["kind"] == kind and wanted in (None, one["metadata"]["name"])]
 
 
 def _put(body: Any, steps: list[str], value: Any) -> None:
