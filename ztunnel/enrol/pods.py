@@ -1,6 +1,6 @@
 """The pods of this node: a state machine fed by ZDS requests.
 
-A pod is *running* (captured, its three listeners in the engine, certificate asked for) or *pending* (starting
+A pod is *running* (captured, its three listeners in the engine, certificate asked for: `serving`) or *pending* (starting
 failed; tried again every RETRY seconds). Rules as Istio's agent keeps them:
 
 - Add of a running pod in the same network namespace does nothing, except that other capture settings take
@@ -16,17 +16,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from dataclasses import fields as dataclass_fields
-from ipaddress import IPv4Address, IPv6Address
-from typing import Protocol, TypeAlias
 
 import trio
 
-from ebpf.capture import EnrolledPod, PodNetwork
+from ebpf.capture import PodNetwork
 from ebpf.errors import CaptureError
-from hbone.engine import ListenerKind
-from hbone.spiffe import SpiffeId
+from ztunnel.enrol.pod import Pod, netns_key
+from ztunnel.enrol.serving import Capturing, Identities, Listening, Names, Serving
 from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import Add, Delete, Keep, ProtocolError, Request, Snapshot
 from ztunnel.logs import fields
@@ -39,58 +35,6 @@ RETRY = 5.0
 FOLLOW = 30.0
 RELEASE = 0.5
 
-IpAddress: TypeAlias = IPv4Address | IPv6Address
-
-
-class _Capture(Protocol):
-    def enrol(self, pod: PodNetwork) -> EnrolledPod: ...
-    def withdraw(self, pod: EnrolledPod) -> bool: ...
-    def release(self, pod: EnrolledPod) -> bool: ...
-    def prune(self, keep: Collection[EnrolledPod]) -> list[int]: ...
-    def let_go(self, pod: EnrolledPod) -> None: ...
-
-
-class _Engine(Protocol):
-    def add_netns(self, netns_fd: int) -> int: ...
-    def remove_netns(self, netns: int) -> None: ...
-    def listen(self, fd: int, kind: ListenerKind, netns: int, tag: int, identity: int = 0) -> int: ...
-    def unlisten(self, listener: int) -> None: ...
-    def drain(self, tag: int) -> None: ...
-    def forget(self) -> int: ...
-
-
-class _Identities(Protocol):
-    def hold(self, owner: str, identity: SpiffeId) -> int: ...
-    def release(self, owner: str) -> None: ...
-
-
-class _Names(Protocol):
-    def serve(self, pod: Pod) -> None: ...
-    def leave(self, pod: Pod) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Pod:
-    """One running pod. `tag` is its number in the engine's events, `netns` its namespace's number there."""
-
-    uid: str
-    name: str
-    namespace: str
-    service_account: str
-    netns_key: tuple[int, int]
-    enrolled: EnrolledPod
-    tag: int
-    netns: int
-    identity: SpiffeId
-    identity_number: int
-    settings: CaptureSettings
-    listeners: list[int] = field(default_factory=list)
-
-    @property
-    def addresses(self) -> tuple[IpAddress, ...]:
-        """The pod's own addresses, as read from its namespace."""
-        return self.enrolled.network.addresses
-
 
 class Pods:
     """All pods; requests are carried out one at a time."""
@@ -98,25 +42,22 @@ class Pods:
     def __init__(
         self,
         *,
-        capture: _Capture,
-        engine: _Engine,
-        identities: _Identities,
+        capture: Capturing,
+        engine: Listening,
+        identities: Identities,
         network_of: Callable[[int, CaptureSettings], PodNetwork],
         trust_domain_of: Callable[[str, str, str], str],
-        names: _Names | None = None,
+        names: Names | None = None,
     ) -> None:
         """`network_of` reads what to capture from a namespace, under the pod's settings (in a thread);
         `trust_domain_of` tells the trust domain of a pod by its namespace, name and service account. `names` answers questions to name
         servers."""
-        self._capture, self._engine, self._identities = capture, engine, identities
-        self._network_of, self._trust_domain_of = network_of, trust_domain_of
-        self._names = names
+        self._serving = Serving(capture, engine, identities, network_of, trust_domain_of, names)
         self._by_uid: dict[str, Pod] = {}
         self._by_tag: dict[int, Pod] = {}
         self._pending: dict[str, Add] = {}
         self._leaving: list[Pod] = []
         self._listed: set[str] | None = None
-        self._tags = 0
         self._lock = trio.Lock()
         self._pruned = False
         self.connected_once = False
@@ -188,7 +129,7 @@ class Pods:
         while True:
             await trio.sleep(RELEASE)
             for pod in self.leaving:
-                if await self._restored(self._capture.release, pod):
+                if await self._serving.release(pod):
                     self._leaving.remove(pod)
                     self._forget(pod)
 
@@ -199,31 +140,7 @@ class Pods:
             for pod in list(self._by_uid.values()):
                 async with self._lock:
                     if self._by_uid.get(pod.uid) is pod:
-                        await self._follow(pod)
-
-    async def _follow(self, pod: Pod) -> str:
-        """Bring capture up to date with the namespace and the settings; returns the error."""
-
-        def again() -> EnrolledPod | None:
-            network = self._network_of(pod.enrolled.network.netns_fd, pod.settings)
-            same = network == pod.enrolled.network or not network.addresses
-            return None if same else self._capture.enrol(network)
-
-        name = f"{pod.namespace}/{pod.name}"
-        try:
-            enrolled = await trio.to_thread.run_sync(again)
-        except Exception as error:
-            _log.warning("capture not brought up to date", extra=fields(pod=name, error=str(error)))
-            return f"{name} stays captured as before: {error}"
-        if enrolled is not None:
-            self._engine.forget()  # verdicts that rest on the old addresses
-            pod.enrolled = enrolled
-            self._serve_names(pod)
-            shown = ",".join(str(address) for address in pod.addresses)
-            _log.info(
-                "capture brought up to date", extra=fields(pod=name, addresses=shown, **_shown(pod.settings))
-            )
-        return ""
+                        await self._serving.follow(pod)
 
     def stop_accepting(self) -> None:
         """Close the listeners: from here on the kernel makes clients try again until another agent listens,
@@ -235,11 +152,8 @@ class Pods:
     def let_go(self, busy: Collection[str]) -> None:
         """While draining: give up the pods (namespace/name) that have no connections left here. They stay
         captured; but a namespace that we hold would outlive its pod."""
-        for pod in [pod for pod in self if f"{pod.namespace}/{pod.name}" not in busy]:
-            self._capture.let_go(pod.enrolled)
-            if self._names is not None:
-                self._names.leave(pod)
-            self._identities.release(pod.uid)
+        for pod in [pod for pod in self if pod.full_name not in busy]:
+            self._serving.let_go(pod)
             del self._by_uid[pod.uid]
             self._forget(pod)
 
@@ -248,14 +162,14 @@ class Pods:
     async def _add(self, add: Add) -> str:
         if self._listed is not None:
             self._listed.add(add.uid)
-        key = _netns_key(add.netns_fd)
+        key = netns_key(add.netns_fd)
         running = self._by_uid.get(add.uid)
         if running is not None and running.netns_key == key:
             os.close(add.netns_fd)
             if add.settings is None:
                 return ""
             running.settings = add.settings
-            return await self._follow(running)
+            return await self._serving.follow(running)
         if running is not None:
             await self._stop(running)
         self._drop_pending(add.uid)
@@ -292,10 +206,10 @@ class Pods:
         that is still captured, and must not go out in clear because we could not take it over yet."""
         if self._pruned or self._pending or not self.snapshot_done:
             return
-        gone = await trio.to_thread.run_sync(self._capture.prune, [p.enrolled for p in self])
+        gone = await self._serving.prune(list(self))
         self._pruned = True
         if gone:
-            _log.info("former pods released", extra=fields(slots=len(gone)))
+            _log.info("former pods released", extra=fields(slots=gone))
 
     # Starting and stopping
 
@@ -316,95 +230,23 @@ class Pods:
         return ""
 
     async def _start(self, add: Add) -> None:
-        settings = add.settings or CaptureSettings()
-        enrolled = await trio.to_thread.run_sync(self._enrol, add.netns_fd, settings)
-        try:
-            pod = self._listen(add, enrolled, settings)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._capture.withdraw, enrolled)
-            raise
+        pod = await self._serving.start(add)
         self._by_uid[pod.uid] = self._by_tag[pod.tag] = pod
-        self._serve_names(pod)
         self.started += 1
-        shown = ",".join(str(address) for address in pod.addresses)
-        name = f"{pod.namespace}/{pod.name}"
-        _log.info("pod enrolled", extra=fields(pod=name, uid=pod.uid, addresses=shown, **_shown(settings)))
-
-    def _enrol(self, netns_fd: int, settings: CaptureSettings) -> EnrolledPod:
-        return self._capture.enrol(self._network_of(netns_fd, settings))
-
-    def _listen(self, add: Add, enrolled: EnrolledPod, settings: CaptureSettings) -> Pod:
-        self._tags += 1
-        tag, identity = self._tags, self._identity_of(add)
-        number = self._identities.hold(add.uid, identity)
-        netns = self._engine.add_netns(add.netns_fd)
-        pod = Pod(
-            add.uid,
-            add.name,
-            add.namespace,
-            add.service_account,
-            _netns_key(add.netns_fd),
-            enrolled,
-            tag,
-            netns,
-            identity,
-            number,
-            settings,
-        )
-        try:
-            for sock, kind in self._sockets(enrolled):
-                served = number if kind is ListenerKind.HBONE else 0
-                pod.listeners.append(self._engine.listen(sock.fileno(), kind, netns, tag, served))
-        except BaseException:
-            self._engine.drain(tag)
-            self._engine.remove_netns(netns)
-            self._identities.release(add.uid)
-            raise
-        return pod
-
-    @staticmethod
-    def _sockets(enrolled: EnrolledPod) -> list[tuple[_Socket, ListenerKind]]:
-        return [
-            (enrolled.outbound, ListenerKind.OUTBOUND),
-            (enrolled.inbound, ListenerKind.INBOUND),
-            (enrolled.hbone, ListenerKind.HBONE),
-        ]
+        _log.info("pod enrolled", extra=fields(**pod.shown(), uid=pod.uid))
 
     async def _stop(self, pod: Pod) -> None:
-        """Withdraw capture first, so that no connection is steered to a listener that has gone."""
         del self._by_uid[pod.uid]
-        restored = await self._restored(self._capture.withdraw, pod)
-        if self._names is not None:
-            self._names.leave(pod)
-        self._engine.drain(pod.tag)
-        self._identities.release(pod.uid)
+        restored = await self._serving.stop(pod)
         self.stopped += 1
         if restored:
             self._forget(pod)
         else:
             self._leaving.append(pod)
-        shown = fields(pod=f"{pod.namespace}/{pod.name}", uid=pod.uid, restored=restored)
-        _log.info("pod withdrawn", extra=shown)
-
-    def _serve_names(self, pod: Pod) -> None:
-        if self._names is not None:
-            self._names.serve(pod)
-
-    async def _restored(self, step: Callable[[EnrolledPod], bool], pod: Pod) -> bool:
-        """Take one step of a withdrawal; whether it is over. What fails is logged and not tried again."""
-        try:
-            return await trio.to_thread.run_sync(step, pod.enrolled)
-        except Exception as error:
-            if not isinstance(error, (CaptureError, OSError)):
-                _log.exception("withdrawal failed unexpectedly")
-            shown = fields(pod=f"{pod.namespace}/{pod.name}", uid=pod.uid, error=str(error))
-            _log.warning("pod not restored", extra=shown)
-            return True
+        _log.info("pod withdrawn", extra=fields(pod=pod.full_name, uid=pod.uid, restored=restored))
 
     def _forget(self, pod: Pod) -> None:
-        """The end of a pod: no event speaks of it any more."""
-        self._engine.remove_netns(pod.netns)
+        self._serving.forget(pod)
         del self._by_tag[pod.tag]
 
     def _drop_pending(self, uid: str) -> None:
@@ -414,40 +256,7 @@ class Pods:
 
     # Identity
 
-    def _identity_of(self, pod: Add | Pod) -> SpiffeId:
-        domain = self._trust_domain_of(pod.namespace, pod.name, pod.service_account)
-        return SpiffeId(domain, pod.namespace, pod.service_account)
-
     def refresh_identities(self) -> None:
         """The control plane may name another trust domain than was assumed: serve with that identity."""
         for pod in self:
-            identity = self._identity_of(pod)
-            if identity == pod.identity:
-                continue
-            pod.identity = identity
-            pod.identity_number = self._identities.hold(pod.uid, identity)
-            old = pod.listeners.pop()
-            pod.listeners.append(
-                self._engine.listen(
-                    pod.enrolled.hbone.fileno(), ListenerKind.HBONE, pod.netns, pod.tag, pod.identity_number
-                )
-            )
-            self._engine.unlisten(old)
-
-
-class _Socket(Protocol):
-    def fileno(self) -> int: ...
-
-
-def _shown(settings: CaptureSettings) -> dict[str, str]:
-    """What differs from capturing everything, for the log."""
-    return {
-        each.name: ",".join(map(str, sorted(value))) if isinstance(value, frozenset) else str(value).lower()
-        for each in dataclass_fields(settings)
-        if (value := getattr(settings, each.name)) != each.default
-    }
-
-
-def _netns_key(fd: int) -> tuple[int, int]:
-    stat = os.fstat(fd)
-    return (stat.st_dev, stat.st_ino)
+            self._serving.identify(pod)
