@@ -5,9 +5,7 @@ everything again: enrolment, the objects folder, names and ClusterIPs, and the s
 """
 
 import contextlib
-import datetime
 import logging
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,36 +13,29 @@ from pathlib import Path
 
 import trio
 
-from daemonset.local import enrolment, network, plan
-from daemonset.local.addresses import NODES, Address, RangeExhausted, Ranges, next_free, next_number
+from daemonset.local import network, plan
+from daemonset.local.addresses import NODES, Address, RangeExhausted, Ranges, next_free
 from daemonset.local.allocate import cluster_ips
 from daemonset.local.credentials import TOKEN_SECONDS, write_root, write_token
-from daemonset.local.desired import EMPTY, Desired, Key, NodeSpec, PodTemplate
+from daemonset.local.desired import EMPTY, Desired, Key, PodTemplate
 from daemonset.local.endpoints import PodEndpoint
-from daemonset.local.enrolment import Step
 from daemonset.local.folder import ObjectFolder
 from daemonset.local.kubelet import Pod
 from daemonset.local.layout import Layout
 from daemonset.local.names import FABRIC_CGROUP, NETNS_DIR, fabric_netns, mesh_cgroup
 from daemonset.local.node import Node, control_plane
+from daemonset.local.nodes import Nodes, timestamp
 from daemonset.local.objects import all_objects
 from daemonset.local.processes import Service, cut_log
 from daemonset.local.publish import Names
-from daemonset.local.rollout import UpgradeFailed, replace_agent
+from daemonset.local.roster import Roster
 from daemonset.local.sandbox import make_sandbox, place_pod, unmake_sandbox
 from daemonset.local.schedule import Unschedulable
-from daemonset.local.zds import Added, Event, PodIdentity, Removed
-from daemonset.local.zdsserver import ZdsServer
 from istiodlite.ca.files import DataError
 
 log = logging.getLogger(__name__)
 HOUSEKEEPING_SECONDS = 30.0
 TRY_AGAIN_SECONDS = 5.0
-
-
-def timestamp() -> str:
-    """Now, as Kubernetes writes it."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Mesh:
@@ -54,7 +45,6 @@ class Mesh:
         self.layout, self.ranges, self.cgroup_mount = layout, ranges, cgroup_mount
         self.with_mesh = with_mesh
         self.desired: Desired = EMPTY
-        self.nodes: dict[str, Node] = {}
         self.pods: dict[Key, Pod] = {}
         self.addresses: dict[Key, tuple[str, ...]] = {}
         self.ages: dict[tuple[str, str, str], str] = {}
@@ -67,8 +57,15 @@ class Mesh:
         self._names = Names(ranges, layout.hosts)
         self._folder = ObjectFolder(layout.objects)
         self._nursery: trio.Nursery | None = None
+        self._roster = Roster(self.pods, self.changed, self.announce)
+        self._nodes = Nodes(layout, ranges, cgroup_mount, self, self._roster, with_mesh=with_mesh)
 
     # -- for others --------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes that exist, by name."""
+        return self._nodes.present
 
     def changed(self) -> None:
         """Look at everything again."""
@@ -80,6 +77,14 @@ class Mesh:
         for listener in self.listeners:
             listener(text)
 
+    def publish(self) -> None:
+        """Writes the objects as they are now into the folder that the control plane reads."""
+        self._folder.sync(all_objects(self))
+
+    async def upgrade(self, name: str) -> None:
+        """A new agent for a node, without interruption. Raises UpgradeFailed."""
+        await self._nodes.upgrade(name)
+
     def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """For pods' environments."""
         return self.desired.config_maps.get((namespace, name))
@@ -90,9 +95,8 @@ class Mesh:
 
     def services(self) -> list[Service]:
         """The mesh's own programs."""
-        nodes = self.nodes.values()
-        found = [self.control_plane, *(s for n in nodes for s in (n.names, n.agent, n.keeper, *n.former))]
-        return [service for service in found if service is not None]
+        own = [self.control_plane] if self.control_plane is not None else []
+        return [*own, *(service for node in self.nodes.values() for service in node.services())]
 
     def current(self) -> plan.Current:
         """What exists, in the planner's words."""
@@ -101,18 +105,12 @@ class Mesh:
 
     def settled(self) -> bool:
         """Whether everything is as it should be, enrolment included."""
-        steady = (Step.IN, Step.OUT)
         return (
             self._done == self._asked
             and not self._dirty.is_set()
-            and all(node.agent_connected for node in self.nodes.values() if node.agent is not None)
+            and self._nodes.connected()
             and plan.converged(self.desired, self.current())
-            and all(p.enrolment.step in steady for p in self.pods.values())
-            and all(
-                (p.enrolment.step is Step.IN) == p.wants_enrolment
-                for p in self.pods.values()
-                if not p.finished
-            )
+            and self._roster.settled()
         )
 
     def concluded(self) -> bool:
@@ -174,8 +172,8 @@ class Mesh:
     async def _converge(self) -> None:
         while True:
             self._dirty, asked = trio.Event(), self._asked
-            self._advance_enrolment(trio.current_time())
-            self._folder.sync(all_objects(self))
+            self._roster.advance(self.nodes, self.desired.namespaces if self.with_mesh else None)
+            self.publish()
             for node in self.nodes.values():
                 if node.zds is not None:
                     node.zds.poke()
@@ -192,63 +190,7 @@ class Mesh:
     def _next_deadline(self) -> float:
         if self.problem:
             return trio.current_time() + TRY_AGAIN_SECONDS
-        timed = (Step.LEAVING, Step.FAILED)
-        return min(
-            (p.enrolment.until for p in self.pods.values() if p.enrolment.step in timed), default=float("inf")
-        )
-
-    # -- enrolment ---------------------------------------------------------------------------------
-
-    def _advance_enrolment(self, now: float) -> None:
-        for pod in self.pods.values():
-            labels = self.desired.namespaces.get(pod.template.namespace, {})
-            pod.wants_enrolment = (
-                self.with_mesh and enrolment.wanted(pod.template, labels) and not pod.finished
-            )
-            node = self.nodes[pod.sandbox.node]
-            before = pod.enrolment
-            if pod.networked:
-                state = enrolment.advance(before, pod.wants_enrolment, now, gone=pod.exited)
-                if state.step is Step.REMOVING and (node.zds is None or not node.zds.concerns(pod.uid)):
-                    state = enrolment.removed(
-                        state
-                    )  # never told, or gone: the next snapshot will not have it
-                pod.set_enrolment(state)
-            if before.step is Step.FAILED and pod.enrolment.step is Step.ADDING and node.zds is not None:
-                node.zds.repeat(pod.uid)
-
-    def _wanted_on(self, node: str) -> dict[str, PodIdentity]:
-        return {
-            p.uid: PodIdentity(
-                p.uid,
-                p.template.name,
-                p.template.namespace,
-                p.template.service_account,
-                enrolment.capture(p.template),
-            )
-            for p in self.pods.values()
-            if p.sandbox.node == node and p.enrolment.told
-        }
-
-    def _netns_of(self, uid: str) -> Path | None:
-        return next((p.sandbox.netns for p in self.pods.values() if p.uid == uid), None)
-
-    def _enrolment_event(self, event: Event) -> None:
-        pod = next(
-            (p for p in self.pods.values() if isinstance(event, Added | Removed) and p.uid == event.uid), None
-        )
-        if pod is None:
-            return
-        name = f"{pod.template.namespace}/{pod.template.name}"
-        if isinstance(event, Added):
-            was_in = pod.enrolment.step is Step.IN
-            pod.set_enrolment(enrolment.added(pod.enrolment, event.error, trio.current_time()))
-            self.announce(f"pod {name}: {_answer(event.error, was_in=was_in)}")
-        else:
-            pod.set_enrolment(enrolment.removed(pod.enrolment))
-            if not pod.deleting:
-                self.announce(f"pod {name}: no longer enrolled")
-        self.changed()
+        return self._roster.next_deadline()
 
     # -- names and ClusterIPs ----------------------------------------------------------------------
 
@@ -289,12 +231,13 @@ class Mesh:
     async def _take(self, step: plan.Action) -> None:
         match step:
             case plan.AddNode(spec):
-                await self._add_node(spec)
+                assert self._nursery is not None
+                await self._nodes.add(spec, self._nursery)
             case plan.UpdateNode(spec):
                 self.nodes[spec.name].spec = spec
                 self.changed()
             case plan.RemoveNode(name):
-                await self._remove_node(name)
+                await self._nodes.remove(name)
             case plan.StartPod(template, node):
                 self._start_pod(template, self.nodes[node])
             case plan.UpdatePod(template):
@@ -303,78 +246,6 @@ class Mesh:
             case plan.StopPod(key, why):
                 self.announce(f"pod {'/'.join(key)}: stopped, {why}")
                 self.pods[key].stop(why)
-
-    async def _add_node(self, spec: NodeSpec) -> None:
-        assert self._nursery is not None
-        number = next_number({n.number for n in self.nodes.values()}, NODES)
-        assert number is not None  # `apply` has counted
-        node = Node(spec, number, self.ranges, self.layout, self.cgroup_mount, timestamp())
-        await trio.to_thread.run_sync(lambda: node.make(with_mesh=self.with_mesh))
-        others = [n.number for n in self.nodes.values()]
-        await trio.to_thread.run_sync(network.set_pod_routes, node.netns, others, self.ranges)
-        for other in self.nodes.values():
-            await trio.to_thread.run_sync(network.set_pod_routes, other.netns, [number], self.ranges)
-        self.nodes[spec.name] = node
-        await self._nursery.start(self._run_node, node)
-        self.announce(f"node {spec.name}: {node.addresses[0]}, pods in {self.ranges.pods(number)[0]}")
-        self.changed()
-
-    async def _run_node(self, node: Node, task_status: trio.TaskStatus[None]) -> None:
-        with node.scope:
-            async with trio.open_nursery() as nursery:
-                node.programs = nursery
-                node.names = node.name_server(self.changed)
-                nursery.start_soon(node.names.run)
-                if self.with_mesh:
-                    await self._start_agent(node, nursery)
-                task_status.started()
-
-    async def _start_agent(self, node: Node, nursery: trio.Nursery) -> None:
-        def connected(present: bool) -> None:
-            node.agent_connected = present
-            self.changed()
-
-        node.zds = ZdsServer(
-            node.folder / "zds.sock",
-            lambda: self._wanted_on(node.name),
-            self._netns_of,
-            self._enrolment_event,
-            connected,
-        )
-        await nursery.start(node.zds.serve)
-        node.keeper = node.fd_store(self.changed)
-        if node.keeper is not None:
-            nursery.start_soon(node.keeper.run)
-        node.agent = node.agent_service(self.changed)
-        self._folder.sync(all_objects(self))  # the control plane has to know the agent before it asks
-        nursery.start_soon(node.agent.run)
-
-    async def upgrade(self, name: str) -> None:
-        """A new agent for a node, without interruption. Raises UpgradeFailed."""
-        node = self.nodes[name]
-        if node.agent is None or node.programs is None:
-            raise UpgradeFailed(f"node {name} has no agent")
-        if node.upgrading:
-            raise UpgradeFailed(f"the agent of node {name} is being replaced already")
-        node.upgrading = True
-        try:
-            await replace_agent(node, node.agent_service(self.changed), node.programs)
-        finally:
-            node.upgrading = False
-            self.changed()
-
-    async def _remove_node(self, name: str) -> None:
-        node = self.nodes.pop(name)
-        node.scope.cancel()
-        for other in self.nodes.values():
-            await trio.to_thread.run_sync(network.drop_pod_routes, other.netns, node.number, self.ranges)
-        for service in (node.names, node.agent, node.keeper, *node.former):
-            if service is not None and service.process is not None:
-                await service.process.wait()
-        await trio.to_thread.run_sync(node.unmake)
-        shutil.rmtree(node.folder, ignore_errors=True)
-        self.announce(f"node {name}: removed")
-        self.changed()
 
     def _start_pod(self, template: PodTemplate, node: Node) -> None:
         assert self._nursery is not None
@@ -408,12 +279,6 @@ class Mesh:
         finally:
             del self.pods[pod.template.key]
             self.changed()
-
-
-def _answer(error: str, *, was_in: bool) -> str:
-    if was_in:
-        return f"capture settings not in effect: {error}" if error else "capture settings changed"
-    return f"not enrolled: {error}" if error else "enrolled"
 
 
 def _phase(pod: Pod) -> plan.Phase:

@@ -101,6 +101,11 @@ class Node:
         """The agent's pod."""
         return AgentIdentity(f"{AGENT_ACCOUNT}-{self.name}", self.agent_uid, self.name)
 
+    def services(self) -> list[Service]:
+        """Its programs; agents that drain are among them."""
+        found = (self.names, self.agent, self.keeper, *self.former)
+        return [service for service in found if service is not None]
+
     def make(self, *, with_mesh: bool) -> None:
         """Network, folder and, for the agent, a bpf file system of its own. Synchronous."""
         network.make_node(self.netns, self.fabric, self.name, self.number, self.ranges)
