@@ -7,132 +7,20 @@ names the variable and says what is expected; nothing is guessed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ebpf.variants import Choice
+from ztunnel import configvalues as values
+from ztunnel.configvalues import Endpoint
 
 __all__ = ["SETTINGS", "Config", "ConfigError", "Endpoint", "Setting", "describe", "load"]
 
 
 class ConfigError(Exception):
     """A setting is missing or cannot be read. The text is one line for the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A gRPC server: `host:port`, with or without TLS."""
-
-    host: str
-    port: int
-    tls: bool = True
-
-    @property
-    def target(self) -> str:
-        """The address as grpcio takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _required(value: str) -> str:
-    if not value:
-        raise ValueError("must be set")
-    return value
-
-
-def _flag(value: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in known:
-        raise ValueError("must be true or false")
-    return known[value.lower()]
-
-
-def _port(value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > 65535:
-        raise ValueError("must be a port, 0 to 65535")
-    return int(value)
-
-
-def _count(value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise ValueError("must be a whole number")
-    return int(value)
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-
-
-def _seconds(value: str) -> float:
-    """`90`, `90s`, `1m30s`, `250ms`, `24h` in seconds."""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return float(value)
-    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
-    if not parts or "".join(number + unit for number, unit in parts) != value:
-        raise ValueError("must be a duration such as 90s, 5m or 24h")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
-
-
-def _optional_seconds(value: str) -> float | None:
-    return _seconds(value) if value else None
-
-
-def _endpoint(value: str) -> Endpoint | None:
-    if not value:
-        return None
-    parts = urlsplit(value if "://" in value else f"https://{value}")
-    try:
-        port = parts.port or 15012
-    except ValueError:
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-        raise ValueError("must be https://host:port, or empty to switch it off")
-    return Endpoint(parts.hostname, port, parts.scheme == "https")
-
-
-def _path(value: str) -> Path:
-    return Path(value)
-
-
-def _optional_path(value: str) -> Path | None:
-    return Path(value) if value else None
-
-
-def _log_format(value: str) -> str:
-    if value not in ("plain", "json"):
-        raise ValueError("must be plain or json")
-    return value
-
-
-def _same_node(value: str) -> bool:
-    if value not in ("always", "never"):
-        raise ValueError("must be always or never")
-    return value == "always"
-
-
-def _choice(value: str) -> Choice:
-    try:
-        return Choice(value)
-    except ValueError:
-        raise ValueError("must be auto, B or C") from None
-
-
-def _names(value: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in value.split(",") if name.strip())
-
-
-def _ports(value: str) -> frozenset[int]:
-    return frozenset(_port(name) for name in _names(value))
-
-
-def _optional_flag(value: str) -> bool | None:
-    return _flag(value) if value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,156 +38,219 @@ class Setting:
 ROOT_CA = "./var/run/secrets/istio/root-cert.pem"
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("NODE_NAME", "node_name", _required, "", "name of this node; pods of other nodes are not ours"),
-    Setting("POD_NAME", "pod_name", _text, "ztunnel", "name of the agent's own pod"),
-    Setting("POD_NAMESPACE", "pod_namespace", _text, "istio-system", "namespace of the agent's own pod"),
-    Setting("INSTANCE_IP", "instance_ip", _text, "1.1.1.1", "the agent's own address, part of its xDS id"),
-    Setting("SERVICE_ACCOUNT", "service_account", _text, "ztunnel", "service account of the agent's own pod"),
     Setting(
-        "CLUSTER_ID", "cluster_id", _text, "Kubernetes", "id of this cluster", also=("ISTIO_META_CLUSTER_ID",)
+        "NODE_NAME", "node_name", values.required, "", "name of this node; pods of other nodes are not ours"
     ),
-    Setting("NETWORK", "network", _text, "", "network id of this node"),
-    Setting("CLUSTER_DOMAIN", "cluster_domain", _text, "cluster.local", "DNS domain of the cluster"),
-    Setting("TRUST_DOMAIN", "trust_domain", _text, "cluster.local", "trust domain until xDS names another"),
+    Setting("POD_NAME", "pod_name", values.text, "ztunnel", "name of the agent's own pod"),
     Setting(
-        "TRUST_DOMAIN_ALIASES", "trust_domain_aliases", _names, "", "more trust domains of peers (a,b,...)"
+        "POD_NAMESPACE", "pod_namespace", values.text, "istio-system", "namespace of the agent's own pod"
+    ),
+    Setting(
+        "INSTANCE_IP", "instance_ip", values.text, "1.1.1.1", "the agent's own address, part of its xDS id"
+    ),
+    Setting(
+        "SERVICE_ACCOUNT", "service_account", values.text, "ztunnel", "service account of the agent's own pod"
+    ),
+    Setting(
+        "CLUSTER_ID",
+        "cluster_id",
+        values.text,
+        "Kubernetes",
+        "id of this cluster",
+        also=("ISTIO_META_CLUSTER_ID",),
+    ),
+    Setting("NETWORK", "network", values.text, "", "network id of this node"),
+    Setting("CLUSTER_DOMAIN", "cluster_domain", values.text, "cluster.local", "DNS domain of the cluster"),
+    Setting(
+        "TRUST_DOMAIN", "trust_domain", values.text, "cluster.local", "trust domain until xDS names another"
+    ),
+    Setting(
+        "TRUST_DOMAIN_ALIASES",
+        "trust_domain_aliases",
+        values.names,
+        "",
+        "more trust domains of peers (a,b,...)",
     ),
     Setting(
         "XDS_ADDRESS",
         "xds_address",
-        _endpoint,
+        values.endpoint,
         "https://istiod.istio-system.svc:15012",
         "control plane (xDS)",
     ),
-    Setting("CA_ADDRESS", "ca_address", _endpoint, "", "certificate authority; empty: XDS_ADDRESS"),
-    Setting("XDS_ROOT_CA", "xds_root_ca", _text, ROOT_CA, "roots of the control plane: path, SYSTEM or PEM"),
-    Setting("CA_ROOT_CA", "ca_root_ca", _text, ROOT_CA, "roots of the CA: path, SYSTEM or PEM"),
-    Setting("ALT_XDS_HOSTNAME", "alt_xds_hostname", _text, "", "TLS name of the control plane"),
-    Setting("ALT_CA_HOSTNAME", "alt_ca_hostname", _text, "", "TLS name of the CA"),
+    Setting("CA_ADDRESS", "ca_address", values.endpoint, "", "certificate authority; empty: XDS_ADDRESS"),
+    Setting(
+        "XDS_ROOT_CA", "xds_root_ca", values.text, ROOT_CA, "roots of the control plane: path, SYSTEM or PEM"
+    ),
+    Setting("CA_ROOT_CA", "ca_root_ca", values.text, ROOT_CA, "roots of the CA: path, SYSTEM or PEM"),
+    Setting("ALT_XDS_HOSTNAME", "alt_xds_hostname", values.text, "", "TLS name of the control plane"),
+    Setting("ALT_CA_HOSTNAME", "alt_ca_hostname", values.text, "", "TLS name of the CA"),
     Setting(
         "AUTH_TOKEN",
         "auth_token",
-        _text,
+        values.text,
         "./var/run/secrets/tokens/istio-token",
         "bearer token: path (read again at each use) or literal; empty: none",
     ),
     Setting(
         "ISTIO_META_DNS_CAPTURE",
         "dns_capture",
-        _optional_flag,
+        values.optional_flag,
         "",
         "answer pods' questions to name servers; empty: yes, unless XDS_ON_DEMAND (docs/dns.md)",
     ),
     Setting(
         "PREFERED_SERVICE_NAMESPACE",
         "preferred_namespace",
-        _text,
+        values.text,
         "",
         "of equal names in several namespaces this one's is answered (Istio's spelling)",
     ),
-    Setting("IPV6_ENABLED", "ipv6_enabled", _flag, "true", "answer questions for IPv6 addresses"),
-    Setting("XDS_ON_DEMAND", "xds_on_demand", _flag, "false", "ask for addresses when they are needed"),
-    Setting("SECRET_TTL", "secret_ttl", _seconds, "86400s", "life of a certificate to ask for"),
+    Setting("IPV6_ENABLED", "ipv6_enabled", values.flag, "true", "answer questions for IPv6 addresses"),
+    Setting("XDS_ON_DEMAND", "xds_on_demand", values.flag, "false", "ask for addresses when they are needed"),
+    Setting("SECRET_TTL", "secret_ttl", values.seconds, "86400s", "life of a certificate to ask for"),
     Setting(
-        "INPOD_UDS", "inpod_uds", _optional_path, "/var/run/ztunnel/ztunnel.sock", "ZDS socket; empty: none"
+        "INPOD_UDS",
+        "inpod_uds",
+        values.optional_path,
+        "/var/run/ztunnel/ztunnel.sock",
+        "ZDS socket; empty: none",
     ),
     Setting(
-        "ENABLE_ORIG_SRC", "orig_src", _optional_flag, "", "apps see the client's address; empty: if possible"
+        "ENABLE_ORIG_SRC",
+        "orig_src",
+        values.optional_flag,
+        "",
+        "apps see the client's address; empty: if possible",
     ),
     Setting(
-        "ENABLE_RESPONSE_BAGGAGE", "response_baggage", _flag, "true", "read baggage of peers and answer it"
+        "ENABLE_RESPONSE_BAGGAGE",
+        "response_baggage",
+        values.flag,
+        "true",
+        "read baggage of peers and answer it",
     ),
-    Setting("HTTP2_STREAM_WINDOW_SIZE", "stream_window", _count, "4194304", "largest stream window in bytes"),
     Setting(
-        "HTTP2_CONNECTION_WINDOW_SIZE", "connection_window", _count, "16777216", "tunnel window in bytes"
+        "HTTP2_STREAM_WINDOW_SIZE", "stream_window", values.count, "4194304", "largest stream window in bytes"
     ),
-    Setting("POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams", _count, "100", "streams in one tunnel"),
-    Setting("POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle", _seconds, "5m", "close tunnels unused this long"),
+    Setting(
+        "HTTP2_CONNECTION_WINDOW_SIZE",
+        "connection_window",
+        values.count,
+        "16777216",
+        "tunnel window in bytes",
+    ),
+    Setting(
+        "POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams", values.count, "100", "streams in one tunnel"
+    ),
+    Setting(
+        "POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle", values.seconds, "5m", "close tunnels unused this long"
+    ),
     Setting(
         "AMBIENT_TLS_SESSIONS",
         "tls_sessions",
-        _count,
+        values.count,
         "0",
         "TLS sessions each identity keeps for resumption, as client and as server; 0: none",
     ),
     Setting(
         "ZTUNNEL_WORKER_THREADS",
         "workers",
-        _count,
+        values.count,
         "0",
         "engine threads; 0: two, or one where it may run on only one CPU",
     ),
-    Setting("AMBIENT_IPSEC_MB", "ipsec_mb", _flag, "true", "TLS records by ipsec-mb where it is there"),
+    Setting("AMBIENT_IPSEC_MB", "ipsec_mb", values.flag, "true", "TLS records by ipsec-mb where it is there"),
     Setting(
         "TERMINATION_GRACE_PERIOD_SECONDS",
         "grace_period",
-        _optional_seconds,
+        values.optional_seconds,
         "",
         "as in the pod; the drain deadline is derived from it",
     ),
     Setting(
         "CONNECTION_TERMINATION_DEADLINE",
         "termination_deadline",
-        _optional_seconds,
+        values.optional_seconds,
         "",
         "how long connections may go on after SIGTERM; empty: from the grace period, else 5s",
     ),
     Setting(
         "AMBIENT_HANDOVER_DEADLINE",
         "handover_deadline",
-        _optional_seconds,
+        values.optional_seconds,
         "",
         "the same where a successor has taken the pods over; empty: no difference",
     ),
-    Setting("LOG_FORMAT", "log_format", _log_format, "plain", "plain or json"),
-    Setting("LOG_LEVEL", "log_level", _text, "info", "level, scope=level, ...", also=("RUST_LOG",)),
-    Setting("ADMIN_PORT", "admin_port", _port, "15000", "admin pages (loopback only)"),
-    Setting("STATS_PORT", "stats_port", _port, "15020", "metrics"),
-    Setting("READINESS_PORT", "readiness_port", _port, "15021", "readiness"),
+    Setting("LOG_FORMAT", "log_format", values.log_format, "plain", "plain or json"),
+    Setting("LOG_LEVEL", "log_level", values.text, "info", "level, scope=level, ...", also=("RUST_LOG",)),
+    Setting("ADMIN_PORT", "admin_port", values.port, "15000", "admin pages (loopback only)"),
+    Setting("STATS_PORT", "stats_port", values.port, "15020", "metrics"),
+    Setting("READINESS_PORT", "readiness_port", values.port, "15021", "readiness"),
     Setting(
-        "WORKLOAD_WAIT", "workload_wait", _seconds, "5s", "wait for an own pod that xDS does not know yet"
+        "WORKLOAD_WAIT",
+        "workload_wait",
+        values.seconds,
+        "5s",
+        "wait for an own pod that xDS does not know yet",
     ),
     Setting(
         "POLICY_WAIT",
         "policy_wait",
-        _seconds,
+        values.seconds,
         "2s",
         "wait for a policy that a workload lists; then it denies",
     ),
-    Setting("CERTIFICATE_WAIT", "certificate_wait", _seconds, "5s", "wait for a certificate"),
-    Setting("CRL_PATH", "crl_path", _optional_path, "", "certificate revocation lists (PEM); watched"),
+    Setting("CERTIFICATE_WAIT", "certificate_wait", values.seconds, "5s", "wait for a certificate"),
+    Setting("CRL_PATH", "crl_path", values.optional_path, "", "certificate revocation lists (PEM); watched"),
     Setting(
-        "AMBIENT_CGROUP", "cgroup", _optional_path, "", "cgroup2 directory to attach to; empty: the mount"
+        "AMBIENT_CGROUP",
+        "cgroup",
+        values.optional_path,
+        "",
+        "cgroup2 directory to attach to; empty: the mount",
     ),
     Setting(
         "AMBIENT_CAPTURE",
         "capture",
-        _choice,
+        values.capture_choice,
         "auto",
         "auto, or the variant B or C (docs/capture.md); auto takes C only where B does not work",
     ),
     Setting(
-        "AMBIENT_PIN_DIR", "pin_dir", _path, "/sys/fs/bpf/ambientlite", "where maps and links stay (bpffs)"
+        "AMBIENT_PIN_DIR",
+        "pin_dir",
+        values.path,
+        "/sys/fs/bpf/ambientlite",
+        "where maps and links stay (bpffs)",
     ),
     Setting(
         "SAME_NODE_ENCRYPTION",
         "same_node_encryption",
-        _same_node,
+        values.same_node,
         "always",
         "always, or never: allowed pods of one node talk plain TCP in the kernel (docs/direct-path.md)",
     ),
     Setting(
-        "AMBIENT_TAKEOVER", "takeover", _flag, "false", "start beside a running agent and take over its pods"
+        "AMBIENT_TAKEOVER",
+        "takeover",
+        values.flag,
+        "false",
+        "start beside a running agent and take over its pods",
     ),
     Setting(
         "AMBIENT_FD_STORE",
         "fd_store",
-        _optional_path,
+        values.optional_path,
         "",
         "socket of `python -m ebpf.fdstore`, which keeps listeners while no agent is there; empty: none",
     ),
-    Setting("AMBIENT_EXEMPT_INBOUND_PORTS", "exempt_inbound", _ports, "", "ports never captured inbound"),
-    Setting("AMBIENT_EXEMPT_OUTBOUND_PORTS", "exempt_outbound", _ports, "", "ports never captured outbound"),
+    Setting(
+        "AMBIENT_EXEMPT_INBOUND_PORTS", "exempt_inbound", values.ports, "", "ports never captured inbound"
+    ),
+    Setting(
+        "AMBIENT_EXEMPT_OUTBOUND_PORTS", "exempt_outbound", values.ports, "", "ports never captured outbound"
+    ),
 )
 
 
@@ -425,22 +376,22 @@ def _proxy_metadata(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def load(environ: Mapping[str, str]) -> Config:
     """Read every setting; raises ConfigError naming the first one that cannot be read."""
-    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for row in SETTINGS:
         name = next((name for name in (row.env, *row.also) if name in environ), row.env)
         text = environ.get(name, row.default).strip()
         try:
-            values[row.field] = row.parse(text)
+            found[row.field] = row.parse(text)
         except ValueError as error:
             got = f", not {text!r}" if text else ""
             raise ConfigError(f"{name} {error}{got}: {row.doc}") from None
-    values["ca_address"] = values["ca_address"] or values["xds_address"]
-    if values["dns_capture"] and values["xds_on_demand"]:
+    found["ca_address"] = found["ca_address"] or found["xds_address"]
+    if found["dns_capture"] and found["xds_on_demand"]:
         raise ConfigError(
             "ISTIO_META_DNS_CAPTURE and XDS_ON_DEMAND exclude each other: names need all services; unset one"
         )
     return Config(
-        **values,
+        **found,
         xds_headers=_headers(environ, "XDS_HEADER_"),
         ca_headers=_headers(environ, "CA_HEADER_"),
         proxy_metadata=_proxy_metadata(environ),
