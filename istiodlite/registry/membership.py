@@ -36,19 +36,11 @@ def _owner(view: View, entry: ServiceEntry, host: str) -> Service | ServiceEntry
     return min(entries, key=lambda other: other.meta.age_order)
 
 
-def pod_services(view: View, pod: Pod) -> PortMap:
-    """Selecting Services and entries of the pod's namespace, and Services that list it in a slice."""
+def pod_services(view: View, namespace: str, labels: Mapping[str, str], named: Mapping[str, int]) -> PortMap:
+    """Services and entries that select pods of these labels in their namespace; `named` are the pods' ports."""
     out: PortMap = {}
-    namespace, labels = pod.meta.namespace, pod.meta.labels
-    listed = _services_by_slice(view, pod)
-    named = _named_ports(pod.containers)
-    selecting = [one for one in view.selecting(Service, namespace, labels) if one.selector]
-    for name in listed:
-        service = view.service(namespace, name)
-        if service is not None and service not in selecting:
-            selecting.append(service)
-    for service in selecting:
-        if service.type != "ExternalName":
+    for service in view.selecting(Service, namespace, labels):
+        if service.type != "ExternalName" and service.selector:
             out[service_name(view, service)] = _pod_ports(service.ports, named)
     for entry in selecting_entries(view, namespace, labels):
         ports = _entry_ports(entry, named)
@@ -57,9 +49,19 @@ def pod_services(view: View, pod: Pod) -> PortMap:
     return out
 
 
+def listing_services(view: View, pod: Pod, named: Mapping[str, int]) -> PortMap:
+    """Services that list the pod in a slice."""
+    out: PortMap = {}
+    for name in _services_by_slice(view, pod):
+        service = view.service(pod.meta.namespace, name)
+        if service is not None and service.type != "ExternalName":
+            out[service_name(view, service)] = _pod_ports(service.ports, named)
+    return out
+
+
 def _services_by_slice(view: View, pod: Pod) -> set[str]:
     found = set()
-    for one in view.slices_of_pod(pod.meta.namespace, pod.meta.name):
+    for one in view.own_slices(pod.meta.namespace, pod.meta.name):
         for endpoint in one.endpoints:
             target = endpoint.target
             if target is None or (target.kind, target.name) != ("Pod", pod.meta.name):
@@ -70,7 +72,7 @@ def _services_by_slice(view: View, pod: Pod) -> set[str]:
     return found
 
 
-def _named_ports(containers: Iterable[Container]) -> dict[str, int]:
+def named_ports(containers: Iterable[Container]) -> dict[str, int]:
     """TCP container ports by name; of equal names the first counts."""
     out: dict[str, int] = {}
     for container in containers:

@@ -1,6 +1,6 @@
 """The registry: batches of object changes in, changed resources out. Only what is affected is made again."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from istiodlite.objects import (
@@ -16,8 +16,9 @@ from istiodlite.objects import (
 )
 from istiodlite.registry import authorization, peer_authentication, services, visibility, workloads
 from istiodlite.registry.config import MeshConfig
+from istiodlite.registry.dependencies import Dependencies, Parts, Token
 from istiodlite.registry.resource import Condition, Resource
-from istiodlite.registry.world import Token, View, World
+from istiodlite.registry.world import View, World
 
 ResourceKey = tuple[str, str]
 # Conversions are named by the object they start from; this one starts from all PeerAuthentications.
@@ -50,9 +51,8 @@ class Registry:
         self.config = config
         self._world = World(config)
         self._built: dict[ObjectKey, _Built] = {}
-        # Most tokens have one user: a set for each of them would be a third of all memory.
-        self._users: dict[Token, ObjectKey | set[ObjectKey]] = {}
-        self._tokens: dict[Token, Token] = {}
+        self._users = Dependencies()
+        self._parts = Parts(self._users)
         self.resources: dict[ResourceKey, Resource] = {}
         self.rebuilt: tuple[ObjectKey, ...] = ()
         """What the last batch made again: the batch's own objects and those that depend on them."""
@@ -86,14 +86,13 @@ class Registry:
             touched = self._world.replace(key, obj)
             if touched:
                 dirty.add(key)
-            dirty.update(self._users_of(touched))
-        dirty.update(self._users_of(self._world.allocate()))
+            dirty.update(self._dependent(touched))
+        dirty.update(self._dependent(self._world.allocate()))
         return self._rebuild(dirty)
 
-    def _users_of(self, tokens: Iterable[Token]) -> Iterator[ObjectKey]:
-        for token in tokens:
-            users = self._users.get(token, ())
-            yield from (users,) if isinstance(users, ObjectKey) else users
+    def _dependent(self, tokens: Iterable[Token]) -> Iterable[ObjectKey]:
+        yield from self._parts.affected(tokens)
+        yield from (token for token in tokens if isinstance(token, ObjectKey) and token in self._built)
 
     def _rebuild(self, dirty: Iterable[ObjectKey]) -> Changes:
         before: dict[ResourceKey, Resource] = {}
@@ -115,35 +114,18 @@ class Registry:
 
     def _note(self, key: ObjectKey, old: _Built | None, new: _Built | None) -> None:
         """Keeps who used what."""
-        was: Collection[Token] = old.used if old is not None else ()
-        now: Collection[Token] = new.used if new is not None else ()
-        if was and now:
-            was, now = set(was).difference(now), set(now).difference(was)
-        for token in was:
-            users = self._users[token]
-            if isinstance(users, ObjectKey):
-                del self._users[token]
-                self._tokens.pop(token, None)
-            else:
-                users.discard(key)
-                if len(users) == 1:
-                    self._users[token] = users.pop()
-        for token in now:
-            others = self._users.setdefault(token, key)
-            if isinstance(others, set):
-                others.add(key)
-            elif others != key:
-                self._users[token] = {others, key}
+        was, now = old.used if old is not None else (), new.used if new is not None else ()
+        self._parts.drop(self._users.note(key, was, now))
         if new is None:
             self._built.pop(key, None)
         else:
             self._built[key] = new
 
     def _build(self, key: ObjectKey) -> _Built | None:
-        view = View(self._world)
+        view = View(self._world, self._parts)
         if key == _STATIC_STRICT:
             fixed = peer_authentication.static_strict(view)
-            return _Built((fixed,) if fixed is not None else (), (), self._used(view))
+            return _Built((fixed,) if fixed is not None else (), (), self._users.held(view.used))
         obj = self._world.objects.get(key)
         if obj is None:
             return None
@@ -151,14 +133,7 @@ class Registry:
         return _Built(
             tuple(one for one in resources if one is not None),
             tuple(one for one in conditions if one is not None),
-            self._used(view),
-        )
-
-    def _used(self, view: View) -> tuple[Token, ...]:
-        """One object for each token, however many conversions left it."""
-        shared = self._tokens
-        return tuple(
-            shared.setdefault(token, token) if token[0] != "target" else token for token in view.used
+            self._users.held(view.used),
         )
 
 

@@ -52,30 +52,36 @@ def content_version(body: bytes) -> str:
 
 
 def packed(address: str) -> bytes:
-    """An address text as 4 or 16 bytes."""
+    """An address text as 4 or 16 bytes. A large mesh has a hundred thousand, so the common ones are not parsed."""
+    parts = address.split(".")
+    if len(parts) == 4 and address.replace(".", "").isdecimal():
+        return bytes(map(int, parts))
     return ipaddress.ip_address(address).packed
 
 
-def _readable(address: bytes) -> str:
-    """4 or 16 bytes as text. A large mesh has a hundred thousand, so the common ones are not parsed."""
-    return ".".join(map(str, address)) if len(address) == 4 else str(ipaddress.ip_address(address))
+def service_names(workload: workload_pb2.Workload) -> tuple[str, ...]:
+    """The services that a workload is an endpoint of; one text for all that are."""
+    return tuple(map(intern, sorted(workload.services)))
 
 
 def workload_resource(workload: workload_pb2.Workload) -> Resource:
-    """The name is the uid; found by `network/ip` too unless it shares its node's address."""
-    body = workload_pb2.Address(workload=workload).SerializeToString(deterministic=True)
+    """Of a workload that is nobody's replica."""
+    addresses = [str(ipaddress.ip_address(address)) for address in workload.addresses]
+    return address_resource(workload_pb2.Address(workload=workload), addresses, service_names(workload))
+
+
+def address_resource(
+    address: workload_pb2.Address, addresses: Iterable[str], services: tuple[str, ...]
+) -> Resource:
+    """Of a workload with its addresses as canonical texts. The name is the uid; found by `network/ip` too unless it
+    shares its node's address."""
+    workload = address.workload
+    body = address.SerializeToString(deterministic=True)
     aliases: tuple[str, ...] = ()
     if workload.network_mode != workload_pb2.HOST_NETWORK:
-        aliases = tuple(f"{workload.network}/{_readable(a)}" for a in workload.addresses)
-    return Resource(
-        type_url=ADDRESS_TYPE,
-        name=workload.uid,
-        version=content_version(body),
-        body=body,
-        aliases=aliases,
-        node=intern(workload.node),
-        services=tuple(intern(name) for name in sorted(workload.services)),
-    )
+        network = workload.network
+        aliases = tuple([f"{network}/{one}" for one in addresses])
+    return Resource(ADDRESS_TYPE, workload.uid, content_version(body), body, aliases, workload.node, services)
 
 
 def service_resource(service: workload_pb2.Service) -> Resource:

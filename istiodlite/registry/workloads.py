@@ -1,6 +1,7 @@
 """Pods, workload entries, inline endpoints and endpoint slices as workloads."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from istiodlite.api import workload_pb2
 from istiodlite.objects import Endpoint, EndpointSlice, Meta, Pod, ServiceEntry, WorkloadEntry
@@ -9,13 +10,21 @@ from istiodlite.registry.applied import applied_policies
 from istiodlite.registry.membership import (
     PortMap,
     entry_hosts,
+    listing_services,
+    named_ports,
     owned_hosts,
     pod_services,
     service_name,
     workload_entry_services,
 )
 from istiodlite.registry.names import canonical_name, canonical_revision, workload_name
-from istiodlite.registry.resource import Resource, packed, workload_resource
+from istiodlite.registry.resource import (
+    Resource,
+    address_resource,
+    packed,
+    service_names,
+    workload_resource,
+)
 from istiodlite.registry.waypoints import WORKLOAD, Attachment, application_tunnel, attach, is_ip
 from istiodlite.registry.world import View
 
@@ -53,35 +62,76 @@ def _set_services(workload: workload_pb2.Workload, services: PortMap) -> None:
         workload.services[name].CopyFrom(ports)
 
 
-def _set_node_locality(view: View, workload: workload_pb2.Workload) -> None:
-    labels = view.node_labels(workload.node)
-    region = labels.get("topology.kubernetes.io/region", "")
-    zone = labels.get("topology.kubernetes.io/zone", "")
-    subzone = labels.get("topology.istio.io/subzone", "")
-    if region or zone or subzone:
-        workload.locality.CopyFrom(workload_pb2.Locality(region=region, zone=zone, subzone=subzone))
+@dataclass(frozen=True, slots=True)
+class _Replicas:
+    """What pods made from one template have in common: `address` is encoded and lacks what they differ in."""
+
+    address: bytes
+    services: tuple[str, ...]
+    attachment: Attachment
+
+
+def _replicas(
+    view: View,
+    namespace: str,
+    account: str,
+    workload_name: str,
+    annotations: tuple[tuple[str, str], ...],
+    named_ports: tuple[tuple[str, int], ...],
+    labels: tuple[tuple[str, str], ...],
+) -> _Replicas:
+    meta = Meta("", namespace, labels=dict(labels), annotations=dict(annotations))
+    workload = _common(view, meta, meta.labels, workload_name)
+    workload.network = view.network()
+    workload.service_account = account
+    _set_services(workload, pod_services(view, namespace, meta.labels, dict(named_ports)))
+    attachment = _set_waypoint(view, workload, meta, meta.labels)
+    address = workload_pb2.Address(workload=workload).SerializeToString()
+    return _Replicas(address, service_names(workload), attachment)
+
+
+def _node_locality(view: View, node: str) -> bytes:
+    """Of the pods on a node, encoded; empty if its labels tell none."""
+    labels = view.node_labels(node)
+    return workload_pb2.Locality(
+        region=labels.get("topology.kubernetes.io/region", ""),
+        zone=labels.get("topology.kubernetes.io/zone", ""),
+        subzone=labels.get("topology.istio.io/subzone", ""),
+    ).SerializeToString()
 
 
 def pod_workload(view: View, pod: Pod) -> tuple[Resource | None, Attachment]:
     """None for pods that are over or have no address yet."""
     if pod.phase in ("Succeeded", "Failed") or not pod.addresses:
         return None, Attachment()
-    meta = pod.meta
-    workload = _common(view, meta, meta.labels, workload_name(pod))
+    meta, named = pod.meta, named_ports(pod.containers)
+    read = meta.annotations.get(names.REDIRECTION)
+    replicas = view.shared(
+        _replicas,
+        meta.namespace,
+        pod.service_account,
+        workload_name(pod),
+        () if read is None else ((names.REDIRECTION, read),),
+        tuple(named.items()),
+        tuple(meta.labels.items()),
+    )
+    address = workload_pb2.Address.FromString(replicas.address)
+    workload = address.workload
     workload.uid = f"{view.config.cluster_id}//Pod/{meta.namespace}/{meta.name}"
     workload.name = meta.name
-    workload.addresses.extend(packed(address) for address in pod.addresses)
-    workload.network = view.network()
-    workload.service_account = pod.service_account
+    workload.addresses.extend(map(packed, pod.addresses))
     workload.node = pod.node
     if pod.host_network:
         workload.network_mode = workload_pb2.HOST_NETWORK
-    healthy = pod.ready and not meta.deleting
-    workload.status = workload_pb2.HEALTHY if healthy else workload_pb2.UNHEALTHY
-    _set_node_locality(view, workload)
-    _set_services(workload, pod_services(view, pod))
-    attachment = _set_waypoint(view, workload, meta, meta.labels)
-    return workload_resource(workload), attachment
+    if not pod.ready or meta.deleting:
+        workload.status = workload_pb2.UNHEALTHY
+    if locality := view.shared(_node_locality, pod.node):
+        workload.locality.MergeFromString(locality)
+    services, listed = replicas.services, listing_services(view, pod, named)
+    if listed:
+        _set_services(workload, listed)
+        services = service_names(workload)
+    return address_resource(address, pod.addresses, services), replicas.attachment
 
 
 def _locality(text: str) -> workload_pb2.Locality | None:

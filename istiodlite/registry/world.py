@@ -2,11 +2,12 @@
 
 Every lookup through a `View` leaves a token. When an object changes, `World.replace` says which tokens it
 touches, and exactly the conversions that left one of them are made again. So a conversion can never miss a
-change of something it read, and it needs no list of its own dependencies.
+change of something it read, and it needs no list of its own dependencies. The token of an object is its key; its own
+conversion depends on that without saying so.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Concatenate, ParamSpec, TypeVar
 
 from istiodlite.objects import (
     AuthorizationPolicy,
@@ -23,10 +24,11 @@ from istiodlite.objects import (
 )
 from istiodlite.registry.allocation import Allocated, allocate
 from istiodlite.registry.config import NETWORK, MeshConfig
+from istiodlite.registry.dependencies import Parts, Token
 from istiodlite.registry.visibility import Visibility
 
-Token = tuple[str, ...]
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 _S = TypeVar("_S", Service, ServiceEntry, AuthorizationPolicy, PeerAuthentication)
 _EVERYWHERE = "*"
 # Stands for the one pair that every set of labels has, so that empty selectors are found like others.
@@ -55,7 +57,7 @@ class World:
             return set()
         self._allocation_is_old |= key.kind == "ServiceEntry"
         touched: set[Token] = {
-            ("object", *key),
+            key,
             ("list", key.kind, key.namespace),
             ("list", key.kind, _EVERYWHERE),
         }
@@ -103,7 +105,7 @@ class World:
         elif isinstance(obj, EndpointSlice):
             for endpoint in obj.endpoints:
                 if endpoint.target is not None and endpoint.target.kind == "Pod":
-                    yield ("target", endpoint.target.namespace, endpoint.target.name)
+                    yield ObjectKey("Pod", endpoint.target.namespace, endpoint.target.name)
         if isinstance(obj, Service | ServiceEntry | AuthorizationPolicy | PeerAuthentication):
             # One pair is enough to be found by: whoever has not this one is not selected.
             pair = min(obj.selector.items(), default=_ANY_LABEL) if obj.selector else _ANY_LABEL
@@ -117,17 +119,34 @@ class World:
 
 
 class View:
-    """Read access for one conversion; `used` collects the tokens of everything read."""
+    """Read access for one conversion; `used` collects the tokens of everything read. Without `parts` nothing is shared."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, parts: Parts | None = None) -> None:
         self._world = world
+        self._parts = parts
         self.config = world.config
         self.used: set[Token] = set()
         self._selected: dict[tuple[str, int], tuple[Mapping[str, str], list[KubeObject]]] = {}
 
+    def shared(
+        self, make: Callable[Concatenate["View", _P], _T], *arguments: _P.args, **none: _P.kwargs
+    ) -> _T:
+        """`make(view, *arguments)`, done once for all conversions that ask with equal arguments (hashable ones)."""
+        if self._parts is None:
+            return make(self, *arguments, **none)
+        token: tuple[Hashable, ...] = (make.__name__, *arguments)
+        self.used.add(token)
+
+        def part() -> tuple[_T, set[Token]]:
+            view = View(self._world, self._parts)
+            return make(view, *arguments, **none), view.used
+
+        found: _T = self._parts.get(token, part)
+        return found
+
     def _get(self, type_: type[_T], kind: str, namespace: str, name: str) -> _T | None:
         key = ObjectKey(kind, namespace, name)
-        self.used.add(("object", *key))
+        self.used.add(key)
         found = self._world.objects.get(key)
         return found if isinstance(found, type_) else None
 
@@ -218,8 +237,11 @@ class View:
         self.used.add(("allocated", *key))
         return self._world.allocated.get(key, {}).get(host, ())
 
-    def slices_of_pod(self, namespace: str, name: str) -> list[EndpointSlice]:
-        return self._linked(EndpointSlice, "target", namespace, name)
+    def own_slices(self, namespace: str, name: str) -> list[EndpointSlice]:
+        """Those that list the pod whose conversion this is."""
+        linked = self._world.linked(ObjectKey("Pod", namespace, name))
+        found = (self._world.objects[key] for key in linked)
+        return [one for one in found if isinstance(one, EndpointSlice)]
 
 
 def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
