@@ -1,9 +1,11 @@
 """The objects folder as a function of the mesh's state."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from daemonset.local.desired import Desired, Key
 from daemonset.local.kubelet import ContainerState, Pod
+from daemonset.local.node import Node
 from daemonset.local.render import (
     PodStatus,
     aged,
@@ -14,13 +16,24 @@ from daemonset.local.render import (
     service_object,
 )
 
-if TYPE_CHECKING:
-    from daemonset.local.mesh import Mesh
-
 _RENDERED = ("Pod", "Node")  # these come from what runs, not from the manifests
 
 
-def all_objects(mesh: "Mesh") -> dict[str, Mapping[str, Any]]:
+class World(Protocol):
+    """What the objects are made from. `addresses`: ClusterIPs by service; `ages`: creation by kind, namespace, name."""
+
+    with_mesh: bool
+    desired: Desired
+    pods: dict[Key, Pod]
+    addresses: dict[Key, tuple[str, ...]]
+    ages: dict[tuple[str, str, str], str]
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes that exist, by name."""
+
+
+def all_objects(mesh: World) -> dict[str, Mapping[str, Any]]:
     """Every object by file name: the user's, the nodes, the pods, the agents' pods, their account."""
     found = [_user_object(mesh, obj) for obj in mesh.desired.objects if obj["kind"] not in _RENDERED]
     for node in mesh.nodes.values():
@@ -37,7 +50,7 @@ def all_objects(mesh: "Mesh") -> dict[str, Mapping[str, Any]]:
     return {file_name(obj): obj for obj in found}
 
 
-def _user_object(mesh: "Mesh", obj: Mapping[str, Any]) -> dict[str, Any]:
+def _user_object(mesh: World, obj: Mapping[str, Any]) -> dict[str, Any]:
     meta = obj["metadata"]
     key = (str(obj["kind"]), str(meta.get("namespace", "")), str(meta["name"]))
     full = aged(obj, mesh.ages.get(key, ""))

@@ -21,7 +21,7 @@ from typing import Final
 from hbone.connect import SocketAddress
 from hbone.reasons import Reason
 from hbone.spiffe import SpiffeId
-from ztunnel.decide.model import Outcome, PolicyStep
+from ztunnel.decide.trace import Outcome, PolicyStep
 from ztunnel.state.changes import Key, Kind
 from ztunnel.state.model import IPAddress, Workload
 from ztunnel.state.policy import Action, Clause, Facts, Policy, PolicyScope

@@ -8,14 +8,13 @@ from ztunnel.decide.model import (
     Direction,
     InboundConnection,
     OutboundConnection,
-    Outcome,
     Passthrough,
-    PolicyStep,
     Refuse,
     Route,
     Tunnel,
     Verdict,
 )
+from ztunnel.decide.trace import Outcome, PolicyStep
 from ztunnel.state.model import Workload
 
 __all__ = ["explain"]

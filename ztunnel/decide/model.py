@@ -8,17 +8,14 @@ to call the ends (`labels`), which facts it rests on (`depends`) and what was no
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from hbone.connect import Baggage, SocketAddress
 from hbone.reasons import Reason
 from hbone.spiffe import SpiffeId
+from ztunnel.decide.authz import Authorization
+from ztunnel.decide.trace import PolicyStep
 from ztunnel.state.model import IPAddress, Service, Workload
-from ztunnel.state.policy import Action
 from ztunnel.state.snapshot import Key
-
-if TYPE_CHECKING:
-    from ztunnel.decide.authz import Authorization
 
 __all__ = [
     "Deliver",
@@ -27,9 +24,7 @@ __all__ = [
     "InboundVerdict",
     "OutboundConnection",
     "OutboundVerdict",
-    "Outcome",
     "Passthrough",
-    "PolicyStep",
     "Refuse",
     "Route",
     "SocketAddress",
@@ -62,17 +57,6 @@ class Route(enum.StrEnum):
     WORKLOAD_WAYPOINT = "workload-waypoint"
     LOCAL = "local"
     NONE = "none"
-
-
-class Outcome(enum.StrEnum):
-    """What looking at one policy gave."""
-
-    MATCHED = "matched"
-    NOT_MATCHED = "not_matched"
-    DRY_RUN_MATCHED = "dry_run_matched"
-    DRY_RUN_NOT_MATCHED = "dry_run_not_matched"
-    PENDING = "pending"
-    UNUSABLE = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +129,6 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyStep:
-    """One policy as it was considered.
-
-    `path` names the part that decided, e.g. `rules[0].clauses[1].matches[0]`; for a policy that did not
-    match, the first clause that failed in each rule, with the field, in `why`.
-    """
-
-    policy: str
-    action: Action | None
-    outcome: Outcome
-    path: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class TrafficEnds:
     """The two ends as telemetry names them. See `ztunnel.decide.labels`.
 
@@ -191,7 +160,7 @@ class Verdict:
     route: Route
     ends: TrafficEnds
     detail: str = ""
-    authorization: "Authorization | None" = None
+    authorization: Authorization | None = None
     depends: frozenset[Key] = frozenset()
     needs: tuple[str, ...] = ()
     resolve: tuple[str, ...] = ()

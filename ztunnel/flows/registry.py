@@ -18,12 +18,12 @@ from ztunnel.decide.model import (
     Direction,
     InboundConnection,
     OutboundConnection,
-    Outcome,
     Passthrough,
     SocketAddress,
     Tunnel,
     Verdict,
 )
+from ztunnel.decide.trace import Outcome
 from ztunnel.flows.facets import Facet, Facets
 from ztunnel.metrics import Traffic
 from ztunnel.state.policy import Action

@@ -16,7 +16,7 @@ from istiodlite.api.authorization_pb2 import Match
 from tests.unit.decide import reference
 from tests.unit.state.builders import authorization, match, policy, snapshot, workload
 from ztunnel.decide.authz import Authorization, authorize, facts_of
-from ztunnel.decide.model import Outcome
+from ztunnel.decide.trace import Outcome
 from ztunnel.state import convert
 from ztunnel.state.changes import Key, Kind
 from ztunnel.state.policy import Action, Policy, PolicyScope
