@@ -13,7 +13,13 @@ from istiodlite.registry.config import MeshConfig
 from istiodlite.registry.visibility import EntryVisibility, Visibility, VisibilityPolicy
 
 _UNSPECIFIED = "VISIBILITY_UNSPECIFIED"
-HONOURED = ("trustDomain", "rootNamespace", "discoverySelectors", "serviceEntryVisibility")
+HONOURED = (
+    "trustDomain",
+    "trustDomainAliases",
+    "rootNamespace",
+    "discoverySelectors",
+    "serviceEntryVisibility",
+)
 
 
 def load_mesh(path: Path, base: MeshConfig) -> tuple[MeshConfig, list[str]]:
@@ -34,6 +40,7 @@ def parse_mesh(body: Field, base: MeshConfig) -> tuple[MeshConfig, list[str]]:
     mesh = dataclasses.replace(
         base,
         trust_domain=body["trustDomain"].text(base.trust_domain),
+        trust_domain_aliases=body["trustDomainAliases"].texts(),
         root_namespace=body["rootNamespace"].text(base.root_namespace),
         discovery_selectors=tuple(parse_label_selector(item) for item in body["discoverySelectors"].items()),
         entry_visibility=_visibility(visibility) if visibility.present else None,

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from istiodlite.api import authorization_pb2 as pb
 from istiodlite.objects import AuthorizationPolicy, Condition, Operation, PolicyAction, Rule, Source
 from istiodlite.registry import resource
+from istiodlite.registry.config import MeshConfig
 from istiodlite.registry.resource import Resource, authorization_resource
+from istiodlite.registry.trust_domains import under_all_names
 from istiodlite.registry.world import View, key_of
 
 ACCEPTED = "ZtunnelAccepted"
@@ -42,7 +44,7 @@ def convert(view: View, policy: AuthorizationPolicy) -> tuple[Resource | None, r
         namespace=policy.meta.namespace,
         scope=_scope(view, policy),
         action=pb.ALLOW if policy.action is PolicyAction.ALLOW else pb.DENY,
-        groups=_groups(policy),
+        groups=_groups(policy, view.config),
     )
     return authorization_resource(sent), _status(policy)
 
@@ -53,20 +55,20 @@ def _scope(view: View, policy: AuthorizationPolicy) -> pb.Scope:
     return pb.GLOBAL if policy.meta.namespace == view.config.root_namespace else pb.NAMESPACE
 
 
-def _groups(policy: AuthorizationPolicy) -> list[pb.Group]:
+def _groups(policy: AuthorizationPolicy, config: MeshConfig) -> list[pb.Group]:
     allow = policy.action is PolicyAction.ALLOW
     rules = (rule for rule in policy.rules if not (allow and needs_http(rule)))
-    return [_group(rule, policy.meta.namespace) for rule in rules]
+    return [_group(rule, policy.meta.namespace, config) for rule in rules]
 
 
-def _group(rule: Rule, namespace: str) -> pb.Group:
+def _group(rule: Rule, namespace: str, config: MeshConfig) -> pb.Group:
     group = pb.Group()
     if rule.operations:
         group.rules.add(matches=[_operation_match(one) for one in rule.operations])
     if rule.sources:
-        group.rules.add(matches=[_source_match(one, namespace) for one in rule.sources])
+        group.rules.add(matches=[_source_match(one, namespace, config) for one in rule.sources])
     for condition in rule.conditions:
-        group.rules.add(matches=[_condition_match(condition)])
+        group.rules.add(matches=[_condition_match(condition, config)])
     return group
 
 
@@ -128,12 +130,12 @@ def _account(text: str, namespace: str) -> pb.ServiceAccountMatch:
     )
 
 
-def _source_match(source: Source, namespace: str) -> pb.Match:
+def _source_match(source: Source, namespace: str, config: MeshConfig) -> pb.Match:
     return pb.Match(
         namespaces=map(string_match, source.namespaces),
         not_namespaces=map(string_match, source.not_namespaces),
-        principals=map(string_match, source.principals),
-        not_principals=map(string_match, source.not_principals),
+        principals=map(string_match, under_all_names(source.principals, config)),
+        not_principals=map(string_match, under_all_names(source.not_principals, config)),
         source_ips=map(_address, source.ip_blocks),
         not_source_ips=map(_address, source.not_ip_blocks),
         service_accounts=[_account(text, namespace) for text in source.service_accounts],
@@ -147,7 +149,12 @@ def _operation_match(operation: Operation) -> pb.Match:
     )
 
 
-def _condition_match(condition: Condition) -> pb.Match:
+def _condition_match(condition: Condition, config: MeshConfig) -> pb.Match:
+    if condition.key == "source.principal":
+        return pb.Match(
+            principals=map(string_match, under_all_names(condition.values, config)),
+            not_principals=map(string_match, under_all_names(condition.not_values, config)),
+        )
     build = _CONDITIONS.get(condition.key)
     return build(condition) if build is not None else pb.Match()
 
@@ -158,9 +165,6 @@ _CONDITIONS: dict[str, Callable[[Condition], pb.Match]] = {
     ),
     "source.namespace": lambda c: pb.Match(
         namespaces=map(string_match, c.values), not_namespaces=map(string_match, c.not_values)
-    ),
-    "source.principal": lambda c: pb.Match(
-        principals=map(string_match, c.values), not_principals=map(string_match, c.not_values)
     ),
     "destination.ip": lambda c: pb.Match(
         destination_ips=map(_address, c.values), not_destination_ips=map(_address, c.not_values)
@@ -190,4 +194,5 @@ def _status(policy: AuthorizationPolicy) -> resource.Condition:
 
 def group_never_fires(rule: Rule) -> bool:
     """An AND-ed clause of empty matches only: the group can never fire."""
-    return any(all(match.ByteSize() == 0 for match in clause.matches) for clause in _group(rule, "").rules)
+    clauses = _group(rule, "", MeshConfig()).rules
+    return any(all(match.ByteSize() == 0 for match in clause.matches) for clause in clauses)

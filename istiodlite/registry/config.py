@@ -30,6 +30,8 @@ WORKLOAD_NAME = "service.istio.io/workload-name"
 
 MESH_CONTROLLER = "istio.io/mesh-controller"
 WAYPOINT_CLASS = "istio-waypoint"
+# A Gateway that stands for one elsewhere: what leads to another network.
+REMOTE_CLASS = "istio-remote"
 # Values of the label GATEWAY_MANAGED whose services and pods are themselves a stop on the way.
 MANAGED_HOPS = frozenset({"istio.io-mesh-controller", "istio.io-eastwest-controller"})
 
@@ -39,15 +41,22 @@ DEFAULT_TRUST_DOMAIN = "cluster.local"
 @dataclass(frozen=True, slots=True)
 class MeshConfig:
     """`network` is used where the root namespace carries no label topology.istio.io/network. Without
-    `discovery_selectors` every namespace belongs to the mesh; see `scope` and `visibility`."""
+    `discovery_selectors` every namespace belongs to the mesh; see `scope`, `visibility` and, for the aliases,
+    `trust_domains`."""
 
     cluster_id: str = "Kubernetes"
     trust_domain: str = DEFAULT_TRUST_DOMAIN
+    trust_domain_aliases: tuple[str, ...] = ()
     domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     network: str = ""
     discovery_selectors: tuple[LabelSelector, ...] = ()
     entry_visibility: EntryVisibility | None = None
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """All names of the trust domain, its own first."""
+        return tuple(dict.fromkeys((self.trust_domain, *self.trust_domain_aliases)))
 
     @property
     def wire_trust_domain(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from istiodlite.objects import (
     AuthorizationPolicy,
     EndpointSlice,
+    Gateway,
     KubeObject,
     ObjectKey,
     PeerAuthentication,
@@ -14,7 +15,7 @@ from istiodlite.objects import (
     ServiceEntry,
     WorkloadEntry,
 )
-from istiodlite.registry import authorization, peer_authentication, services, visibility, workloads
+from istiodlite.registry import authorization, networks, peer_authentication, services, visibility, workloads
 from istiodlite.registry.config import MeshConfig
 from istiodlite.registry.dependencies import Dependencies, Parts, Token
 from istiodlite.registry.resource import Condition, Resource
@@ -156,6 +157,8 @@ def _convert(
     if isinstance(obj, WorkloadEntry):
         resource, attachment = workloads.workload_entry_workload(view, obj)
         return [resource], [attachment.condition(key)]
+    if isinstance(obj, Gateway):
+        return list(networks.gateway_workloads(view, obj)), []
     if isinstance(obj, EndpointSlice):
         return list(workloads.slice_workloads(view, obj)), []
     if isinstance(obj, AuthorizationPolicy):

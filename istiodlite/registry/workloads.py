@@ -18,6 +18,7 @@ from istiodlite.registry.membership import (
     workload_entry_services,
 )
 from istiodlite.registry.names import canonical_name, canonical_revision, workload_name
+from istiodlite.registry.networks import network_gateway
 from istiodlite.registry.resource import (
     Resource,
     address_resource,
@@ -62,6 +63,12 @@ def _set_services(workload: workload_pb2.Workload, services: PortMap) -> None:
         workload.services[name].CopyFrom(ports)
 
 
+def _set_network(view: View, workload: workload_pb2.Workload, network: str) -> None:
+    workload.network = network
+    if network and (gateway := network_gateway(view, network)) is not None:
+        workload.network_gateway.CopyFrom(gateway)
+
+
 @dataclass(frozen=True, slots=True)
 class _Replicas:
     """What pods made from one template have in common: `address` is encoded and lacks what they differ in."""
@@ -82,7 +89,7 @@ def _replicas(
 ) -> _Replicas:
     meta = Meta("", namespace, labels=dict(labels), annotations=dict(annotations))
     workload = _common(view, meta, meta.labels, workload_name)
-    workload.network = view.network()
+    _set_network(view, workload, view.network())
     workload.service_account = account
     _set_services(workload, pod_services(view, namespace, meta.labels, dict(named_ports)))
     attachment = _set_waypoint(view, workload, meta, meta.labels)
@@ -153,7 +160,7 @@ def _entry_workload(
         workload.addresses.append(packed(endpoint.address))
     else:
         workload.hostname = endpoint.address
-    workload.network = endpoint.network or view.network()
+    _set_network(view, workload, endpoint.network or view.network())
     workload.service_account = endpoint.service_account
     if endpoint.weight:
         workload.capacity.value = endpoint.weight

@@ -23,7 +23,7 @@ from istiodlite.objects import (
     ServiceEntry,
 )
 from istiodlite.registry.allocation import Allocated, allocate
-from istiodlite.registry.config import NETWORK, MeshConfig
+from istiodlite.registry.config import NETWORK, REMOTE_CLASS, MeshConfig
 from istiodlite.registry.dependencies import Parts, Token
 from istiodlite.registry.visibility import Visibility
 
@@ -106,6 +106,8 @@ class World:
             for endpoint in obj.endpoints:
                 if endpoint.target is not None and endpoint.target.kind == "Pod":
                     yield ObjectKey("Pod", endpoint.target.namespace, endpoint.target.name)
+        elif isinstance(obj, Gateway) and obj.class_name == REMOTE_CLASS:
+            yield ("network", obj.meta.labels.get(NETWORK, ""))
         if isinstance(obj, Service | ServiceEntry | AuthorizationPolicy | PeerAuthentication):
             # One pair is enough to be found by: whoever has not this one is not selected.
             pair = min(obj.selector.items(), default=_ANY_LABEL) if obj.selector else _ANY_LABEL
@@ -182,6 +184,10 @@ class View:
 
     def gateway(self, namespace: str, name: str) -> Gateway | None:
         return self._get(Gateway, "Gateway", namespace, name)
+
+    def network_gateways(self, network: str) -> list[Gateway]:
+        """What is said to lead to a network."""
+        return self._linked(Gateway, "network", network)
 
     def gateway_class(self, name: str) -> GatewayClass | None:
         return self._get(GatewayClass, "GatewayClass", "", name)

@@ -29,6 +29,8 @@ class Row:
     note: str = ""
     at: str = ""
     """Refused only: the path that the message names, where it is another than `field`."""
+    groups: int | None = None
+    """Supported, AuthorizationPolicy only: how many rules agents get, where it is not all of them."""
 
 
 S, W, R, X = Outcome.SUPPORTED, Outcome.WAYPOINT, Outcome.REFUSED, Outcome.IGNORED
@@ -152,7 +154,7 @@ ROWS = (
     Row("AuthorizationPolicy", "spec.action", "AUDIT", S, "not sent to agents: nothing is enforced at L4, as in Istio"),
     Row("AuthorizationPolicy", "spec.selector", {"matchLabels": {"app": "web"}}, S),
     Row("AuthorizationPolicy", "spec.targetRefs", [{"kind": "Service", "name": "web"}], S, "left to the waypoint"),
-    Row("AuthorizationPolicy", "spec.rules", [], S, "allows nothing"),
+    Row("AuthorizationPolicy", "spec.rules", [], S, "allows nothing", groups=0),
     Row("AuthorizationPolicy", f"{_SOURCE}.principals", [_PRINCIPAL, "*/sa/x", "cluster.local/*"], S),
     Row("AuthorizationPolicy", f"{_SOURCE}.notPrincipals", [_PRINCIPAL], S),
     Row("AuthorizationPolicy", f"{_SOURCE}.namespaces", ["other"], S),
@@ -166,7 +168,7 @@ ROWS = (
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "source.ip", "values": ["10.0.0.0/8"]}], S),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "source.namespace", "values": ["x"]}], S),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "source.principal", "notValues": ["a/b"]}], S),
-    Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "source.serviceAccount", "values": ["x"]}], S),
+    Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "source.serviceAccount", "values": ["x"]}], W, "as in Istio; source.serviceAccounts is not"),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "destination.ip", "values": ["10.0.0.0/8"]}], S),
     Row("AuthorizationPolicy", f"{_RULE}.when", [{"key": "destination.port", "values": ["80"]}], S),
     Row("AuthorizationPolicy", f"{_SOURCE}.requestPrincipals", ["*"], W),
