@@ -16,6 +16,7 @@ from istiodlite.objects import (
     Service,
     ServiceEntry,
     WorkloadEntry,
+    WorkloadGroup,
 )
 from istiodlite.registry.config import DATAPLANE_MODE, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, MeshConfig
 from istiodlite.registry.world import View, World, selects
@@ -83,6 +84,10 @@ class Mesh:
         self.accounts |= {
             (one.meta.namespace, one.endpoint.service_account)
             for one in self.all(WorkloadEntry, "WorkloadEntry")
+        }
+        self.accounts |= {
+            (one.meta.namespace, one.template.service_account)
+            for one in self.all(WorkloadGroup, "WorkloadGroup")
         }
         self.accounts |= {(one.meta.namespace, one.meta.name) for one in self.all(Gateway, "Gateway")}
         self.namespaces = {key.namespace for key in world.objects if key.namespace}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from istiodlite.manifests import core, gateway, networking, security
+from istiodlite.manifests import core, gateway, networking, security, workload_group
 from istiodlite.manifests.fields import Field, shown
 from istiodlite.manifests.meta import parse_meta, parse_name, parse_namespace
 from istiodlite.objects import KubeObject, Meta, ObjectKey, Other
@@ -36,6 +36,7 @@ _READ = (
     Kind("GatewayClass", _GATEWAY, False, gateway.parse_gateway_class),
     Kind("ServiceEntry", _NETWORKING, True, networking.parse_service_entry),
     Kind("WorkloadEntry", _NETWORKING, True, networking.parse_workload_entry),
+    Kind("WorkloadGroup", _NETWORKING, True, workload_group.parse_workload_group),
     Kind("AuthorizationPolicy", _SECURITY, True, security.parse_authorization_policy),
     Kind("PeerAuthentication", _SECURITY, True, security.parse_peer_authentication),
 )
@@ -45,7 +46,7 @@ _ACCEPTED = (
     *(Kind(name, "") for name in ("ConfigMap", "Secret", "Endpoints", "PersistentVolumeClaim")),
     *(Kind(name, _GATEWAY) for name in ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "ReferenceGrant")),
     Kind("BackendTLSPolicy", _GATEWAY),
-    *(Kind(name, _NETWORKING) for name in ("VirtualService", "DestinationRule", "WorkloadGroup", "Sidecar")),
+    *(Kind(name, _NETWORKING) for name in ("VirtualService", "DestinationRule", "Sidecar")),
     Kind("RequestAuthentication", _SECURITY),
     Kind("Telemetry", "telemetry.istio.io"),
     Kind("NetworkPolicy", "networking.k8s.io"),

@@ -34,11 +34,16 @@ def _is_ip(text: str) -> bool:
 
 def parse_endpoint(field: Field) -> Endpoint:
     """One WorkloadEntry spec (also inline in a ServiceEntry)."""
+    endpoint = endpoint_of(field)
+    if not endpoint.address and not endpoint.network:
+        field["address"].fail("is missing; add an IP address or a host name")
+    return endpoint
+
+
+def endpoint_of(field: Field) -> Endpoint:
+    """The same where the address may still be missing: the template of a WorkloadGroup."""
     field.only("address", "ports", "labels", "network", "locality", "weight", "serviceAccount")
     address = field["address"].text("")
-    network = field["network"].text("")
-    if not address and not network:
-        field["address"].fail("is missing; add an IP address or a host name")
     if address.startswith("unix://"):
         field["address"].fail("unix sockets are not reachable through the mesh; use an IP or a host name")
     if address and _is_ip(address):
@@ -49,7 +54,7 @@ def parse_endpoint(field: Field) -> Endpoint:
         address=address,
         ports={name: number.port() for name, number in field["ports"].entries()},
         labels=field["labels"].labels(),
-        network=network,
+        network=field["network"].text(""),
         locality=field["locality"].text(""),
         weight=field["weight"].integer(0, 2**32 - 1, 0),
         service_account=field["serviceAccount"].text(""),

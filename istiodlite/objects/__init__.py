@@ -27,7 +27,13 @@ from istiodlite.objects.gateway import (
     NamespaceSelector,
 )
 from istiodlite.objects.meta import Meta, ObjectKey, Other, OwnerRef
-from istiodlite.objects.networking import Endpoint, EntryPort, ServiceEntry, WorkloadEntry
+from istiodlite.objects.networking import (
+    Endpoint,
+    EntryPort,
+    ServiceEntry,
+    WorkloadEntry,
+    WorkloadGroup,
+)
 from istiodlite.objects.security import (
     AuthorizationPolicy,
     Condition,
@@ -52,6 +58,7 @@ KubeObject = (
     | GatewayClass
     | ServiceEntry
     | WorkloadEntry
+    | WorkloadGroup
     | AuthorizationPolicy
     | PeerAuthentication
     | Other
@@ -95,4 +102,5 @@ __all__ = [
     "Source",
     "TargetRef",
     "WorkloadEntry",
+    "WorkloadGroup",
 ]

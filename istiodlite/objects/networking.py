@@ -30,6 +30,18 @@ class WorkloadEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkloadGroup:
+    """What the WorkloadEntries of machines that register themselves are made of: the spec they begin with, and labels
+    and annotations besides."""
+
+    meta: Meta
+    template: Endpoint
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    kind: str = field(default="WorkloadGroup", init=False)
+
+
+@dataclass(frozen=True, slots=True)
 class EntryPort:
     """`target` 0: not given."""
 

@@ -208,7 +208,9 @@ def service_entry_workloads(view: View, entry: ServiceEntry) -> Iterator[Resourc
         return
     served: list[tuple[Endpoint, list[str]]] = [(endpoint, hosts) for endpoint in entry.endpoints]
     if not served and entry.selector is None and entry.resolution in _NO_ADDRESS_RESOLUTIONS:
-        served = [(Endpoint(host), [host]) for host in hosts if not host.startswith("*")]
+        # A wildcard is none that DNS could resolve, but for a waypoint: agents are told of it as istiod tells them.
+        dynamic = entry.resolution == "DYNAMIC_DNS"
+        served = [(Endpoint(host), [host]) for host in hosts if dynamic or not host.startswith("*")]
     for endpoint, its_hosts in served:
         uid = f"{prefix}/{endpoint.address}"
         workload = _entry_workload(view, meta, endpoint, meta.name, meta.labels, uid)

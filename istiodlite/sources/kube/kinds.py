@@ -24,6 +24,7 @@ WATCHED = (
     ),
     WatchedKind("ServiceEntry", "networking.istio.io", _SINCE_BETA, "serviceentries", optional=True),
     WatchedKind("WorkloadEntry", "networking.istio.io", _SINCE_BETA, "workloadentries", optional=True),
+    WatchedKind("WorkloadGroup", "networking.istio.io", _SINCE_BETA, "workloadgroups", optional=True),
     WatchedKind(
         "AuthorizationPolicy", "security.istio.io", _SINCE_BETA, "authorizationpolicies", optional=True
     ),

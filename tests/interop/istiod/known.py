@@ -28,6 +28,8 @@ KNOWN: tuple[Known, ...] = (
     Known(f"{_ENTRY}ServiceEntry/gold-shop/allocated/192.0.2.70{_LISTS}", _UNLABELLED),
     Known(f"{_ENTRY}ServiceEntry/gold-shop/shadow/192.0.2.91{_LISTS}", _UNLABELLED),
     Known(f"{_ENTRY}ServiceEntry/gold-shop/twin/192.0.2.96{_LISTS}", _UNLABELLED),
+    Known(f"{_ENTRY}ServiceEntry/gold-ops/dynamic/*.dynamic.gold.example.com{_LISTS}", _UNLABELLED),
+    Known(f"{_ENTRY}ServiceEntry/gold-ops/dynamic/*.more.gold.example.com{_LISTS}", _UNLABELLED),
     Known(f"{_ENTRY}WorkloadEntry/gold-ops/unhealthy{_LISTS}", _UNLABELLED),
     Known(
         f"{_ENTRY}WorkloadEntry/gold-ops/unhealthy: workload: status",

@@ -44,6 +44,7 @@ _PLURALS = {
     "PeerAuthentication": "peerauthentications",
     "ServiceEntry": "serviceentries",
     "WorkloadEntry": "workloadentries",
+    "WorkloadGroup": "workloadgroups",
 }
 
 

@@ -118,6 +118,19 @@ GOOD: list[tuple[str, str, Body]] = [
     (NETWORKING, "ServiceEntry", {"hosts": ["a.example.com"]}),
     (NETWORKING, "WorkloadEntry", {"address": "10.9.9.9", "labels": {"app": "vm"}, "serviceAccount": "vm"}),
     (NETWORKING, "WorkloadEntry", {"network": "other"}),
+    (NETWORKING, "WorkloadGroup", {"template": {}}),
+    (
+        NETWORKING,
+        "WorkloadGroup",
+        {
+            "metadata": {"labels": {"app": "vm"}, "annotations": {"a": "b"}},
+            "template": {"serviceAccount": "vm", "ports": {"http": 8080}, "weight": 2},
+            "probe": {
+                "periodSeconds": 5,
+                "httpGet": {"port": 80, "scheme": "HTTPS", "httpHeaders": [{"name": "x-a", "value": "b"}]},
+            },
+        },
+    ),
 ]
 BAD: list[tuple[str, str, Body, str]] = [
     (SECURITY, "AuthorizationPolicy", {"action": "MAYBE"}, "spec.action"),
@@ -170,6 +183,16 @@ BAD: list[tuple[str, str, Body, str]] = [
     ),
     (NETWORKING, "WorkloadEntry", {"labels": {"a": "b"}}, "give an address"),
     (NETWORKING, "WorkloadEntry", {"address": "10.0.0.1", "ports": {"http": 70000}}, "ports"),
+    (NETWORKING, "WorkloadGroup", {}, "spec.template"),
+    (NETWORKING, "WorkloadGroup", {"template": {"ports": {"http": 70000}}}, "ports"),
+    (NETWORKING, "WorkloadGroup", {"template": {}, "probe": {"periodSeconds": 5}}, "give one of httpGet"),
+    (
+        NETWORKING,
+        "WorkloadGroup",
+        {"template": {}, "probe": {"tcpSocket": {"port": 1}, "exec": {"command": ["x"]}}},
+        "give one of httpGet",
+    ),
+    (NETWORKING, "WorkloadGroup", {"template": {}, "probe": {"tcpSocket": {"port": 0}}}, "port"),
 ]
 
 

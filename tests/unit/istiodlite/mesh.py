@@ -15,6 +15,7 @@ _VERSIONS = {
     "GatewayClass": "gateway.networking.k8s.io/v1",
     "ServiceEntry": "networking.istio.io/v1",
     "WorkloadEntry": "networking.istio.io/v1",
+    "WorkloadGroup": "networking.istio.io/v1",
     "AuthorizationPolicy": "security.istio.io/v1",
     "PeerAuthentication": "security.istio.io/v1",
 }

@@ -104,6 +104,19 @@ REFUSED = [
     ("no address", body("WorkloadEntry", "{}"), "spec.address: is missing"),
     ("unix socket", body("WorkloadEntry", "{address: 'unix:///x'}"), "not reachable through the mesh"),
     ("endpoint address", body("WorkloadEntry", "{address: 'a b'}"), "neither an IP address nor a host name"),
+    # workload groups
+    ("no template", body("WorkloadGroup", "{}"), "spec.template: is missing"),
+    ("template field", body("WorkloadGroup", "{template: {adress: x}}"), "spec.template.adress: unknown field"),
+    ("template address", body("WorkloadGroup", "{template: {address: 'unix:///x'}}"), "spec.template.address: unix sockets"),
+    ("group label", body("WorkloadGroup", "{template: {}, metadata: {labels: {a: 'b c'}}}"), "spec.metadata.labels.a: \"b c\" is not"),
+    ("group field", body("WorkloadGroup", "{template: {}, metadata: {name: x}}"), "spec.metadata.name: unknown field"),
+    ("no probe method", body("WorkloadGroup", "{template: {}, probe: {periodSeconds: 5}}"), "spec.probe: has no methods"),
+    ("two probe methods", body("WorkloadGroup", "{template: {}, probe: {tcpSocket: {port: 1}, exec: {command: [x]}}}"), "spec.probe: has 2 methods"),
+    ("probe period", body("WorkloadGroup", "{template: {}, probe: {tcpSocket: {port: 1}, periodSeconds: -1}}"), "spec.probe.periodSeconds: must be from 0"),
+    ("probe port", body("WorkloadGroup", "{template: {}, probe: {tcpSocket: {}}}"), "spec.probe.tcpSocket.port: is missing"),
+    ("probe scheme", body("WorkloadGroup", "{template: {}, probe: {httpGet: {port: 1, scheme: FTP}}}"), "spec.probe.httpGet.scheme: must be one of"),
+    ("probe header", body("WorkloadGroup", "{template: {}, probe: {httpGet: {port: 1, httpHeaders: [{name: 'a b'}]}}}"), "spec.probe.httpGet.httpHeaders[0].name: \"a b\" is not a header name"),
+    ("probe command", body("WorkloadGroup", "{template: {}, probe: {exec: {command: []}}}"), "spec.probe.exec.command: is missing"),
     # authorization policies
     ("misspelt field", policy("{rule: []}"), "spec.rule: unknown field; known here: selector"),
     ("misspelt source", source("principal: [x]"), "spec.rules[0].from[0].source.principal: unknown field"),
@@ -327,7 +340,7 @@ VALUES = st.recursive(
     lambda v: st.lists(v) | st.dictionaries(st.text(max_size=5), v),
     max_leaves=8,
 )
-FIELDS = ["selector", "rules", "action", "targetRefs", "mtls", "portLevelMtls", "hosts", "ports", "endpoints", "address", "listeners", "containers", "gatewayClassName"]  # fmt: skip
+FIELDS = ["selector", "rules", "action", "targetRefs", "mtls", "portLevelMtls", "hosts", "ports", "endpoints", "address", "listeners", "containers", "gatewayClassName", "template", "metadata", "probe"]  # fmt: skip
 KINDS = [
     "Pod",
     "Service",
@@ -335,6 +348,7 @@ KINDS = [
     "PeerAuthentication",
     "ServiceEntry",
     "WorkloadEntry",
+    "WorkloadGroup",
     "Gateway",
 ]
 

@@ -178,8 +178,15 @@ def test_allocated_addresses_go_to_their_host_unless_the_user_gave_some() -> Non
     assert not services["shop/a.example.com"].addresses
 
 
-def test_a_wildcard_entry_has_no_workload() -> None:
+def test_a_wildcard_that_only_a_waypoint_resolves_is_a_workload_by_its_name() -> None:
     mesh = Mesh(entry('  hosts: ["*.example.com"]\n  resolution: DYNAMIC_DNS\n'))
+    assert set(mesh.services) == {"shop/*.example.com"}
+    (workload,) = mesh.workloads.values()
+    assert (workload.hostname, list(workload.addresses)) == ("*.example.com", [])
+
+
+def test_a_wildcard_that_dns_could_not_resolve_has_no_workload() -> None:
+    mesh = Mesh(entry('  hosts: ["*.example.com"]\n  resolution: STATIC\n'))
     assert set(mesh.services) == {"shop/*.example.com"}
     assert not mesh.workloads
 

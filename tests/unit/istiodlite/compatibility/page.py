@@ -21,7 +21,7 @@ the agents are told. Fields of Kubernetes objects that are not listed are not re
 | ignored | nothing changes |
 
 Beyond these fields: kinds of L7 (HTTPRoute, VirtualService, DestinationRule, RequestAuthentication, Telemetry, ...) are
-not read yet; WorkloadGroup is not (machines are WorkloadEntries, written by hand or by a tool).
+not read yet.
 """
 
 

@@ -88,6 +88,17 @@ kind: WorkloadEntry
 metadata: {name: vm, namespace: shop}
 spec: {address: 203.0.113.6, serviceAccount: vm}
 ---
+kind: WorkloadGroup
+metadata: {name: machines, namespace: shop}
+spec: {template: {serviceAccount: vm}}
+---
+kind: Gateway
+metadata: {name: east, namespace: shop, labels: {topology.istio.io/network: other}}
+spec:
+  gatewayClassName: istio-remote
+  listeners: [{name: cross, port: 15008, protocol: HBONE}]
+status: {addresses: [{type: IPAddress, value: 192.0.2.50}]}
+---
 kind: AuthorizationPolicy
 metadata: {name: policy, namespace: shop}
 spec:
