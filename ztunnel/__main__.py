@@ -16,11 +16,12 @@ from ebpf.errors import CaptureError
 from ebpf.fdstore import FdStore
 from ztunnel import app, logs
 from ztunnel.config import Config, ConfigError, describe, load
+from ztunnel.enrol.source import EnrolError
 from ztunnel.http1 import BindError
 
 __all__ = ["main"]
 
-_EXPECTED = (ConfigError, CaptureError, BindError, app.StartError)
+_EXPECTED = (ConfigError, CaptureError, BindError, app.StartError, EnrolError)
 
 
 def version() -> str:

@@ -1,7 +1,7 @@
 """Puts the parts together and starts them in order.
 
 configuration, capabilities, ports, capture (with its self-test), engine; then xDS; when the first state is here,
-ZDS: no pod is enrolled before the agent knows whom it may talk to.
+enrolment: no pod is enrolled before the agent knows whom it may talk to.
 """
 
 from __future__ import annotations
@@ -20,28 +20,23 @@ import trio
 from ebpf import netns
 from ebpf.capture import Capture, PodNetwork
 from ebpf.fdstore import FdStore
-from hbone.engine import Engine, EngineConfig
-from hbone.spiffe import SpiffeId
-from hbone.svid import Svid
-from istiodlite.api.discovery_pb2 import Node
-from ztunnel import http1, pages, telemetry
+from hbone.engine import Engine
+from ztunnel import http1, pages, parts, telemetry
 from ztunnel.accesslog import AccessLog
 from ztunnel.admit import Verdicts
 from ztunnel.capabilities import cgroup2_mount, missing_capabilities
 from ztunnel.carry import Carrier
-from ztunnel.config import Config, Endpoint
-from ztunnel.control_plane import ControlPlane
+from ztunnel.config import Config
 from ztunnel.crl import CrlFile
+from ztunnel.departure import Departure
 from ztunnel.direct.keeper import Keeper, Scissors
 from ztunnel.dns.lookup import Names
 from ztunnel.dns.server import DnsServer
 from ztunnel.enrol.pods import Pods
 from ztunnel.enrol.settings import CaptureSettings
-from ztunnel.enrol.zds import ZdsClient
+from ztunnel.enrol.source import PodSource
 from ztunnel.flows.redecide import Redecider
 from ztunnel.flows.registry import Registry
-from ztunnel.identity.ca import CaClient
-from ztunnel.identity.manager import CertificateRefused, IdentityManager
 from ztunnel.inbound import Inbound
 from ztunnel.logs import LineWriter, fields
 from ztunnel.metrics import Metrics
@@ -52,40 +47,15 @@ from ztunnel.resolver import Resolver
 from ztunnel.state.model import TunnelProtocol
 from ztunnel.state.snapshot import Changes, Snapshot
 from ztunnel.store import Store
-from ztunnel.xds.client import XdsClient
-from ztunnel.xds.delta import DeltaSession
 
 __all__ = ["Agent", "StartError", "cgroup_of", "run"]
 
 _log = logging.getLogger("ztunnel.app")
 _COUNTERS = 1.0
-_EVENT_HOLD = 0.005
-_SESSIONS_MOST = 1 << 16  # the engine's limit
-_LAST_ACCEPTS = 0.3
-_IDLE = 2.0
 
 
 class StartError(Exception):
     """The agent cannot start; one line with advice."""
-
-
-class _EngineIdentities:
-    """Hands certificates to the engine."""
-
-    def __init__(self, engine: Engine, aliases: tuple[str, ...]) -> None:
-        self._engine, self._aliases = engine, aliases
-
-    def set_identity(self, number: int, svid: Svid) -> None:
-        domains = tuple(dict.fromkeys((svid.identity.trust_domain, *self._aliases)))
-        self._engine.set_identity(number, svid.chain_pem, svid.key_pem, svid.roots_pem, domains)
-
-    def drop_identity(self, number: int) -> None:
-        self._engine.drop_identity(number)
-
-
-class _NoAuthority:
-    async def issue(self, identity: SpiffeId) -> Svid:
-        raise CertificateRefused(f"no certificate for {identity}: CA_ADDRESS is empty")
 
 
 def cgroup_of(config: Config) -> Path | None:
@@ -100,45 +70,6 @@ def check_capabilities() -> None:
         raise StartError(
             f"capabilities missing: {', '.join(missing)}; run as root or grant them in the pod spec"
         )
-
-
-def _engine_config(config: Config) -> EngineConfig:
-    return EngineConfig(
-        workers=config.workers or min(2, len(os.sched_getaffinity(0))),
-        ipsec_mb=config.ipsec_mb,
-        event_hold=_EVENT_HOLD,
-        stream_window_max=config.stream_window,
-        connection_window_max=config.connection_window,
-        pool_streams=config.pool_max_streams,
-        pool_idle_timeout=config.pool_idle,
-        max_sessions=min(config.tls_sessions, _SESSIONS_MOST),
-    )
-
-
-def _node(config: Config) -> Node:
-    node = Node(id=config.node_id)
-    node.metadata.update(
-        {
-            "CLUSTER_ID": config.cluster_id,
-            "NAME": config.pod_name,
-            "NAMESPACE": config.pod_namespace,
-            "INSTANCE_IPS": config.instance_ip,
-            "NODE_NAME": config.node_name,
-            **config.proxy_metadata,
-        }
-    )
-    return node
-
-
-def _control_plane(config: Config, endpoint: Endpoint, *, ca: bool) -> ControlPlane:
-    return ControlPlane(
-        endpoint,
-        root_ca=config.ca_root_ca if ca else config.xds_root_ca,
-        server_name=config.alt_ca_hostname if ca else config.alt_xds_hostname,
-        token=config.auth_token,
-        cluster_id=config.cluster_id,
-        headers=config.ca_headers if ca else config.xds_headers,
-    )
 
 
 class Agent:
@@ -160,8 +91,8 @@ class Agent:
         self.verdicts = Verdicts(
             engine, self.flows, lambda: self.store.snapshot, self.redecider.again, engine.config.workers
         )
-        self.xds = self._xds()
-        self.identities = self._identities()
+        self.xds = parts.xds_client(config, self.store)
+        self.identities = parts.identity_manager(config, engine)
         names = Names(config.cluster_domain, config.preferred_namespace)
         self.dns = DnsServer(self.store, names, network=config.network, ipv6=config.ipv6_enabled)
         self.pods = Pods(
@@ -172,7 +103,7 @@ class Agent:
             trust_domain_of=self._trust_domain_of,
             names=self.dns,
         )
-        self.zds = ZdsClient(config.inpod_uds, self.pods) if config.inpod_uds is not None else None
+        self.source = PodSource(config, self.pods)
         self.pump = self._pump()
         self.crl = CrlFile(config.crl_path, engine) if config.crl_path is not None else None
         self.readiness = self._readiness()
@@ -196,21 +127,6 @@ class Agent:
         self._watch(writer)
 
     # Building
-
-    def _xds(self) -> XdsClient | None:
-        endpoint = self.config.xds_address
-        if endpoint is None:
-            return None
-        session = DeltaSession(_node(self.config), on_demand=self.config.xds_on_demand)
-        return XdsClient(_control_plane(self.config, endpoint, ca=False), session, self.store)
-
-    def _identities(self) -> IdentityManager:
-        endpoint = self.config.ca_address
-        sink = _EngineIdentities(self.engine, self.config.trust_domain_aliases)
-        if endpoint is None:
-            return IdentityManager(_NoAuthority(), sink)
-        ca = CaClient(_control_plane(self.config, endpoint, ca=True), ttl=self.config.secret_ttl)
-        return IdentityManager(ca, sink)
 
     def _pump(self) -> Pump:
         outbound = Outbound(
@@ -237,11 +153,12 @@ class Agent:
 
     def _readiness(self) -> Readiness:
         chosen = self.capture.chosen
-        readiness = Readiness(f"capture: variant {chosen.variant} ({chosen.why}): {chosen.reason}")
+        how = f"capture: variant {chosen.variant} ({chosen.why}): {chosen.reason}"
+        readiness = Readiness(lambda: how, self.source.note)
         readiness.require("shutdown", lambda: not self._stopping.is_set())
         if self.xds is not None:
             readiness.require("state manager", self.xds.ready.is_set)
-        if self.zds is not None:
+        if self.source.exists:
             readiness.require("proxy manager", lambda: self.pods.is_connected and self.pods.snapshot_done)
             readiness.require("pending pods", lambda: not self.pods.pending)
         readiness.require("revocation lists", lambda: self.crl is None or self.crl.usable)
@@ -251,7 +168,7 @@ class Agent:
     def _watch(self, writer: LineWriter) -> None:
         if self.xds is not None:
             telemetry.watch_control_plane(self.metrics, self.xds, lambda: self.store.snapshot.version)
-        telemetry.watch_pods(self.metrics, self.pods, self.zds)
+        telemetry.watch_pods(self.metrics, self.pods, self.source)
         telemetry.watch_identities(self.metrics, self.identities)
         telemetry.watch_flows(self.metrics, self.flows, self.carrier, self.redecider, self.pump)
         telemetry.watch_engine(self.metrics, self.engine)
@@ -328,7 +245,8 @@ class Agent:
             enrolment = await nursery.start(self._enrolment)
             nursery.start_soon(self._signals)
             await self._stopping.wait()
-            await self._successor()
+            departure = self._departure()
+            await departure.successor()
             self._retired = True
             enrolment.cancel()
             # A successor that shares the ports answers from now on.
@@ -337,17 +255,20 @@ class Agent:
             if handed_over:
                 direct.cancel()
                 await self._serve_aside(nursery)
-            await self._drain(handed_over=handed_over)
+            await departure.drain(handed_over=handed_over)
             nursery.cancel_scope.cancel()
 
-    async def _successor(self) -> None:
-        """Where one has been started, serve on until it has all pods: whoever sent us away may not have
-        known which of us two was ready."""
-        if not await trio.to_thread.run_sync(self.capture.has_company):
-            return
-        with trio.move_on_after(self.config.drain_deadline / 2):
-            while await trio.to_thread.run_sync(self.capture.handed_over) < len(self.pods):
-                await trio.sleep(0.05)
+    def _departure(self) -> Departure:
+        return Departure(
+            self.config,
+            self.capture,
+            self.engine,
+            self.pods,
+            self.flows,
+            self.direct,
+            self.carrier,
+            self.pump,
+        )
 
     async def _serve_aside(self, nursery: trio.Nursery) -> None:
         """Pages of the connections that stay with this process, on loopback ports that the log names."""
@@ -368,6 +289,7 @@ class Agent:
             metrics=self.metrics,
             readiness=self.readiness,
             capture=self.capture.chosen,
+            source=self.source,
             stop=self.stop,
         )
         return pages.handlers(view)
@@ -389,8 +311,7 @@ class Agent:
                 _settle_memory()
                 nursery.start_soon(self.pods.retry)
                 nursery.start_soon(self.pods.follow_addresses)
-                if self.zds is not None:
-                    nursery.start_soon(self.zds.run)
+                nursery.start_soon(self.source.run)
 
     async def _direct(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
@@ -405,36 +326,6 @@ class Agent:
                     os._exit(1)
                 _log.info("draining", extra=fields(signal=signal.Signals(number).name))
                 self.stop()
-
-    async def _drain(self, *, handed_over: bool) -> None:
-        """Let connections end by themselves until the deadline. Pods stay captured for the next agent.
-
-        Until then discovery, certificates and revocation lists are followed as ever: what may no longer be is
-        cut here, too. Direct connections need no process, and a successor has found them.
-        """
-        deadline = self.config.deadline(handed_over=handed_over)
-        # Where a successor listens already, what still waits in our queues is all that will ever come.
-        await trio.sleep(min(_LAST_ACCEPTS, deadline / 2))
-        if not handed_over:
-            self.direct.retire()
-        self.engine.drain_all()
-        self.engine.flush()
-        self.pods.stop_accepting()
-        with trio.move_on_after(deadline):
-            await self._last_connections(handed_over=handed_over)
-        left = len(self.flows) - self.direct.live.flows
-        _log.info("drained", extra=fields(cut=left, deadline=f"{deadline:g}s"))
-        await trio.to_thread.run_sync(self.engine.stop)
-        while self.pump.turn():
-            pass
-
-    async def _last_connections(self, *, handed_over: bool) -> None:
-        idle_since = trio.current_time() + _IDLE
-        while len(self.flows) > self.direct.live.flows or self.engine.stats()["flows_live"]:
-            await trio.sleep(0.05)
-            if handed_over and not self.carrier.waiting and trio.current_time() > idle_since:
-                idle_since += _IDLE
-                self.pods.let_go({flow.pod for flow in self.flows})
 
 
 def _settle_memory() -> None:
@@ -462,7 +353,7 @@ async def run(config: Config, writer: LineWriter, version: str) -> None:
     if config.fd_store is not None:
         capture.use_store(FdStore(config.fd_store))
     try:
-        engine = Engine(_engine_config(config))
+        engine = Engine(parts.engine_config(config))
         try:
             agent = Agent(config, capture=capture, engine=engine, writer=writer, version=version)
             took = (datetime.now(UTC) - began).total_seconds()

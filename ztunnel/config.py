@@ -15,6 +15,7 @@ from typing import Any
 from ebpf.variants import Choice
 from ztunnel import configvalues as values
 from ztunnel.configvalues import Endpoint
+from ztunnel.enrol.choice import Setting as Enrol
 
 __all__ = ["SETTINGS", "Config", "ConfigError", "Endpoint", "Setting", "describe", "load"]
 
@@ -115,6 +116,35 @@ SETTINGS: tuple[Setting, ...] = (
         values.optional_path,
         "/var/run/ztunnel/ztunnel.sock",
         "ZDS socket; empty: none",
+    ),
+    Setting(
+        "AMBIENT_ENROL",
+        "enrol",
+        values.enrol,
+        "auto",
+        "who tells which pods are in: zds (a CNI agent), kubernetes (the agent looks itself), or auto: kubernetes "
+        "in a cluster where there is no ZDS socket (docs/capture.md)",
+    ),
+    Setting(
+        "AMBIENT_POD_CGROUPS",
+        "pod_cgroups",
+        values.paths,
+        "",
+        "directories below which pods' cgroups are (a,b,...); empty: AMBIENT_CGROUP, else every mount",
+    ),
+    Setting(
+        "AMBIENT_POD_STATUS",
+        "pod_status",
+        values.flag,
+        "true",
+        "say on pods that they are captured; without it other nodes send them plaintext",
+    ),
+    Setting(
+        "AMBIENT_ENROL_EXCLUDE_NAMESPACES",
+        "enrol_excluded",
+        values.names,
+        "kube-system",
+        "namespaces of which own discovery enrols no pod (a,b,...)",
     ),
     Setting(
         "ENABLE_ORIG_SRC",
@@ -281,6 +311,10 @@ class Config:
     xds_on_demand: bool
     secret_ttl: float
     inpod_uds: Path | None
+    enrol: Enrol
+    pod_cgroups: tuple[Path, ...]
+    pod_status: bool
+    enrol_excluded: tuple[str, ...]
     orig_src: bool | None
     response_baggage: bool
     stream_window: int
@@ -351,7 +385,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Endpoint):
         return f"{'https' if value.tls else 'http'}://{value.target}"
     if isinstance(value, (tuple, frozenset)):
-        return sorted(value)
+        return sorted(_plain(each) for each in value)
     return str(value) if isinstance(value, Path) else value
 
 

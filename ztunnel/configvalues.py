@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ebpf.variants import Choice
+from ztunnel.enrol.choice import Setting as Enrol
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,14 @@ def capture_choice(value: str) -> Choice:
         raise ValueError("must be auto, B or C") from None
 
 
+def enrol(value: str) -> Enrol:
+    """Who tells which pods are in."""
+    try:
+        return Enrol(value)
+    except ValueError:
+        raise ValueError("must be auto, zds or kubernetes") from None
+
+
 def names(value: str) -> tuple[str, ...]:
     """Texts between commas."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
@@ -128,6 +137,11 @@ def names(value: str) -> tuple[str, ...]:
 def ports(value: str) -> frozenset[int]:
     """Ports between commas."""
     return frozenset(port(name) for name in names(value))
+
+
+def paths(value: str) -> tuple[Path, ...]:
+    """Paths between commas."""
+    return tuple(Path(name) for name in names(value))
 
 
 def optional_flag(value: str) -> bool | None:

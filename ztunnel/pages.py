@@ -17,6 +17,7 @@ from ztunnel.config import Config
 from ztunnel.dns import whatname
 from ztunnel.dns.lookup import Names
 from ztunnel.enrol.pods import Pods
+from ztunnel.enrol.source import PodSource
 from ztunnel.flows.registry import Registry
 from ztunnel.identity.manager import IdentityManager
 from ztunnel.metrics import Metrics
@@ -66,6 +67,7 @@ class View:
     metrics: Metrics
     readiness: Readiness
     capture: Chosen
+    source: PodSource
     stop: Callable[[], None]
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
@@ -138,6 +140,8 @@ def _admin(view: View) -> admin.Admin:
     pages.page("GET", "/connections", "live connections", admin.json_page(lambda _: view.connections()))
     capture = {field.name: getattr(view.capture, field.name) for field in fields(view.capture)}
     pages.page("GET", "/capture", "how pods are captured, and why so", admin.json_page(lambda _: capture))
+    enrolment = admin.json_page(lambda _: view.source.describe())
+    pages.page("GET", "/enrolment", "who tells which pods are in, and which of them wait", enrolment)
     pages.page("GET", "/explain", "?from=NS/POD&amp;to=HOST:PORT", view.explain)
     pages.page("GET", "/resolve", "?from=NS/POD&amp;name=NAME", view.resolve)
     pages.page("POST", "/logging", "?level=info,xds=debug", admin.logging_page(view.config.log_level))

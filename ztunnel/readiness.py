@@ -10,10 +10,10 @@ __all__ = ["Readiness"]
 class Readiness:
     """Named conditions, asked whenever somebody wants to know."""
 
-    def __init__(self, *notes: str) -> None:
-        """`notes` are lines that go with every answer."""
+    def __init__(self, *notes: Callable[[], str]) -> None:
+        """`notes` give lines that go with every answer."""
         self._conditions: dict[str, Callable[[], bool]] = {}
-        self._notes = "".join(f"{note}\n" for note in notes)
+        self._notes = notes
 
     def require(self, name: str, holds: Callable[[], bool]) -> None:
         """Not ready while `holds` says no."""
@@ -25,7 +25,7 @@ class Readiness:
 
     def answer(self) -> tuple[int, str]:
         """Status and text of /healthz/ready."""
-        pending = self.pending()
+        pending, notes = self.pending(), "".join(f"{note()}\n" for note in self._notes)
         if pending:
-            return 500, f"not ready, pending: {', '.join(pending)}\n{self._notes}"
-        return 200, f"ready\n{self._notes}"
+            return 500, f"not ready, pending: {', '.join(pending)}\n{notes}"
+        return 200, f"ready\n{notes}"

@@ -12,7 +12,7 @@ from ztunnel.capabilities import kernel_tls
 from ztunnel.carry import Carrier
 from ztunnel.dns.server import DnsServer
 from ztunnel.enrol.pods import Pods
-from ztunnel.enrol.zds import ZdsClient
+from ztunnel.enrol.source import PodSource
 from ztunnel.flows.redecide import Redecider
 from ztunnel.flows.registry import Registry
 from ztunnel.identity.manager import IdentityManager
@@ -38,15 +38,31 @@ def _by(label: str, counts: Callable[[], Iterable[tuple[str, float]]]) -> Callab
     return lambda: (({label: name}, value) for name, value in sorted(counts()))
 
 
-def watch_pods(metrics: Metrics, pods: Pods, zds: ZdsClient | None) -> None:
-    """Istio's workload_manager_*."""
+def watch_pods(metrics: Metrics, pods: Pods, source: PodSource) -> None:
+    """Istio's workload_manager_*; by whom pods are told of."""
     names = "workload_manager_"
     metrics.value("gauge", names + "active_proxy_count", "Pods enrolled", lambda: len(pods))
     metrics.value("gauge", names + "pending_proxy_count", "Pods that wait", lambda: len(pods.pending))
     metrics.value("counter", names + "proxies_started", "Pods enrolled so far", lambda: pods.started)
     metrics.value("counter", names + "proxies_stopped", "Pods withdrawn so far", lambda: pods.stopped)
-    if zds is not None:
+    if (zds := source.zds) is not None:
         metrics.value("counter", "ambient_zds_errors", "ZDS protocol errors", lambda: zds.errors)
+    metrics.gauge("ambient_enrolment_info", "Who tells which pods are in", lambda: _enrolment(source))
+    metrics.gauge(
+        "ambient_enrolment_age_seconds",
+        "How long the API server has not been heard, where the agent asks it for pods",
+        lambda: [({}, source.discovery.age())] if source.discovery is not None else [],
+    )
+    metrics.gauge(
+        "ambient_pods_waiting",
+        "Pods that are to be in and whose network is not found or not captured yet",
+        lambda: [({}, len(source.discovery.roster.waiting()))] if source.discovery is not None else [],
+    )
+
+
+def _enrolment(source: PodSource) -> Iterator[Sample]:
+    if source.chosen is not None:
+        yield {"source": source.chosen.source}, 1
 
 
 def watch_control_plane(metrics: Metrics, xds: XdsClient, version: Callable[[], int]) -> None:

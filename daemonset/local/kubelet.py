@@ -15,9 +15,9 @@ import trio
 from daemonset.local import cgroups, probes
 from daemonset.local.containers import BadContainer, Container, PodFacts, Probe, environment, expand
 from daemonset.local.desired import PodTemplate
-from daemonset.local.enrolment import OUT, Enrolment, Step
 from daemonset.local.folder import write_atomically
 from daemonset.local.processes import Place, end, restart_pause, start
+from ztunnel.enrol.steps import OUT, Enrolment, Step
 
 log = logging.getLogger(__name__)
 DEFAULT_GRACE = 30.0

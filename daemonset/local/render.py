@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daemonset.local.desired import SYSTEM_NAMESPACE, PodTemplate
-from daemonset.local.enrolment import REDIRECTION
+from ztunnel.enrol.membership import REDIRECTION
 
 Json = Mapping[str, Any]
 

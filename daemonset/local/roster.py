@@ -1,6 +1,6 @@
 """The pods as the nodes' agents have them: which each is told of, and how far each pod is on its way in or out.
 
-`enrolment` has the steps; this holds them against the clock, the labels and the agents' answers.
+`ztunnel.enrol.steps` has the steps; this holds them against the clock, the labels and the agents' answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +10,11 @@ import trio
 
 from daemonset.local import enrolment
 from daemonset.local.desired import Key
-from daemonset.local.enrolment import Step
 from daemonset.local.kubelet import Pod
 from daemonset.local.node import Node
 from daemonset.local.zds import Added, Event, PodIdentity, Removed
+from ztunnel.enrol import steps
+from ztunnel.enrol.steps import Step
 
 _STEADY = (Step.IN, Step.OUT)
 _TIMED = (Step.LEAVING, Step.FAILED)
@@ -41,9 +42,9 @@ class Roster:
 
     def _advance(self, pod: Pod, node: Node, now: float) -> None:
         before = pod.enrolment
-        state = enrolment.advance(before, pod.wants_enrolment, now, gone=pod.exited)
+        state = steps.advance(before, pod.wants_enrolment, now, gone=pod.exited)
         if state.step is Step.REMOVING and (node.zds is None or not node.zds.concerns(pod.uid)):
-            state = enrolment.removed(state)  # never told, or gone: the next snapshot will not have it
+            state = steps.removed(state)  # never told, or gone: the next snapshot will not have it
         pod.set_enrolment(state)
         if before.step is Step.FAILED and state.step is Step.ADDING and node.zds is not None:
             node.zds.repeat(pod.uid)
@@ -57,8 +58,8 @@ class Roster:
 
     def next_deadline(self) -> float:
         """When `advance` has to be called again at the latest (seconds of trio's clock)."""
-        steps = (p.enrolment for p in self._pods.values())
-        return min((each.until for each in steps if each.step in _TIMED), default=float("inf"))
+        states = (p.enrolment for p in self._pods.values())
+        return min((each.until for each in states if each.step in _TIMED), default=float("inf"))
 
     def wanted_on(self, node: str) -> dict[str, PodIdentity]:
         """The pods that a node's agent is to have, by uid."""
@@ -87,10 +88,10 @@ class Roster:
         name = f"{pod.template.namespace}/{pod.template.name}"
         if isinstance(event, Added):
             was_in = pod.enrolment.step is Step.IN
-            pod.set_enrolment(enrolment.added(pod.enrolment, event.error, trio.current_time()))
+            pod.set_enrolment(steps.added(pod.enrolment, event.error, trio.current_time()))
             self._announce(f"pod {name}: {_answer(event.error, was_in=was_in)}")
         else:
-            pod.set_enrolment(enrolment.removed(pod.enrolment))
+            pod.set_enrolment(steps.removed(pod.enrolment))
             if not pod.deleting:
                 self._announce(f"pod {name}: no longer enrolled")
         self._changed()

@@ -4,12 +4,12 @@ import os
 from typing import Any
 
 from daemonset.local.endpoints import backends
-from daemonset.local.enrolment import Step
 from daemonset.local.kubelet import Pod
 from daemonset.local.mesh import Mesh
 from daemonset.local.names import UPLINK
 from daemonset.local.node import Node
 from daemonset.local.processes import Service
+from ztunnel.enrol.steps import Step
 
 
 def mesh_status(mesh: Mesh) -> dict[str, Any]:

@@ -5,17 +5,7 @@ from dataclasses import replace
 import pytest
 
 from daemonset.local.desired import PodTemplate, make_template
-from daemonset.local.enrolment import (
-    LEAVE_SECONDS,
-    OUT,
-    RETRY_SECONDS,
-    Enrolment,
-    Step,
-    added,
-    advance,
-    removed,
-    wanted,
-)
+from daemonset.local.enrolment import wanted
 from daemonset.local.zds import (
     PACKET_LIMIT,
     Added,
@@ -28,6 +18,16 @@ from daemonset.local.zds import (
 )
 from istiodlite.api import zds_pb2
 from ztunnel.enrol.settings import MAX_PORTS, CaptureSettings
+from ztunnel.enrol.steps import (
+    LEAVE_SECONDS,
+    OUT,
+    RETRY_SECONDS,
+    Enrolment,
+    Step,
+    added,
+    advance,
+    removed,
+)
 from ztunnel.enrol.zds import Add, decode
 
 HELLO = zds_pb2.ZdsHello(version=zds_pb2.V1).SerializeToString()
