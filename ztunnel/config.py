@@ -180,7 +180,7 @@ SETTINGS: tuple[Setting, ...] = (
         "AMBIENT_TLS_SESSIONS",
         "tls_sessions",
         values.count,
-        "0",
+        "64",
         "TLS sessions each identity keeps for resumption, as client and as server; 0: none",
     ),
     Setting(

@@ -20,6 +20,7 @@ class EngineConfig:
     `event_hold` is how long events that nobody waits for (`Established`, `Closed`, `Admitted`) may stay with a
     worker, so that one look at the events finds more of them; 0 signals each at once.
     `max_sessions` is how many TLS sessions each identity keeps for resumption, in each role; 0: none.
+    `session_lifetime`, in seconds, is for how long after a full handshake.
     `max_verdicts` bounds what `Engine.keep_plain` and `keep_tunnel` keep.
     `ipsec_mb` lets Intel's Multi-Buffer library protect TLS records where it is installed and the CPU has the
     instructions for which it is faster (VAES, AVX-512); otherwise, and without it, OpenSSL does.
@@ -32,6 +33,7 @@ class EngineConfig:
     max_events: int = 65_536
     max_verdicts: int = 10_000
     max_sessions: int = 0
+    session_lifetime: int = 3600
     event_hold: float = 0.0
 
     stream_window: int = 1 * MIB

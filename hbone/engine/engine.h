@@ -27,6 +27,7 @@ struct engine;
     X(max_events, 1, 65536, 16, 1 << 24)                                                           \
     X(max_verdicts, 1, 10000, 0, 1 << 20)                                                          \
     X(max_sessions, 1, 0, 0, 1 << 16)                                                              \
+    X(session_lifetime, 1, 3600, 1, 86400)                                                         \
     X(event_hold, 1000, 0, 0, 1)                                                                   \
     X(stream_window, 1, 1 << 20, 1024, 1 << 30)                                                    \
     X(stream_window_max, 1, 4 << 20, 1024, 1 << 30)                                                \

@@ -83,6 +83,7 @@ static int verify_peer(X509_STORE_CTX *store, void *argument)
     (void)argument;
     SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct handshake *h = SSL_get_app_data(ssl);
+    h->remembered = false;
     if (X509_verify_cert(store) <= 0) {
         int code = X509_STORE_CTX_get_error(store);
         h->reason = peer_chain_reason(code);
@@ -130,6 +131,7 @@ static void believe(struct handshake *h, const struct session_peer *peer)
     peer_chain_free(h->peer_chain);
     h->peer_identity = peer->identity;
     h->peer_chain = peer->chain;
+    h->remembered = peer->identity != NULL;
 }
 
 static int keep_session(SSL *ssl, SSL_SESSION *session)
@@ -296,7 +298,7 @@ enum handshake_state handshake_step(struct handshake *h, const uint8_t *record, 
     size_t sent = handshake_output(h, &out);
     h->resumed = SSL_session_reused(h->ssl) == 1;
     h->tickets = h->client ? 0 : count_records(out, sent);
-    if (h->peer_identity && (h->peer_chain || !h->identity->revocation))
+    if (h->peer_identity && (h->peer_chain || !h->identity->revocation) && h->remembered == h->resumed)
         return HANDSHAKE_DONE;
     h->reason = REASON_internal; /* neither a certificate nor a session has shown whom we talk to */
     snprintf(h->detail, sizeof h->detail, "nobody was proved");

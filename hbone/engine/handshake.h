@@ -33,6 +33,7 @@ struct handshake {
     char *peer_identity;
     struct peer_chain *peer_chain;
     struct session_place place; /* client */
+    bool remembered; /* whom we talk to is what a session tells */
     bool resumed;
     uint64_t tickets; /* records that the server has sent with the keys of the connection */
 };

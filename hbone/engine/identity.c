@@ -16,7 +16,7 @@ static const char SUITES[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 #define COMPRESSION_SINCE 0x30200000UL
 #define NO_COMPRESSION (UINT64_C(1) << 32 | UINT64_C(1) << 33)
 
-enum { VERIFY_DEPTH = 8, CERTIFICATES_LARGEST = 64 << 10, SESSION_LIFETIME = 3600 /* s */ };
+enum { VERIFY_DEPTH = 8, CERTIFICATES_LARGEST = 64 << 10 };
 
 static bool refuse(char *error, size_t size, const char *what)
 {
@@ -83,7 +83,7 @@ static SSL_CTX *context(const SSL_METHOD *method, const struct identity_material
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET); /* a session's number, where there are tickets at all */
-    SSL_CTX_set_timeout(ctx, SESSION_LIFETIME);
+    SSL_CTX_set_timeout(ctx, (long)m->session_lifetime);
     if (OpenSSL_version_num() >= COMPRESSION_SINCE)
         SSL_CTX_set_options(ctx, NO_COMPRESSION);
     SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN);
@@ -98,6 +98,38 @@ static SSL_CTX *context(const SSL_METHOD *method, const struct identity_material
         return ctx;
     SSL_CTX_free(ctx);
     return NULL;
+}
+
+/* Our chain up to a root of ours; NULL when it does not lead there (whoever believes us has other roots). Expiry is
+ * left to those who use it. */
+static struct peer_chain *own_chain(SSL_CTX *ctx, struct revocation *revocation)
+{
+    STACK_OF(X509) *more = NULL;
+    X509_STORE_CTX *store = X509_STORE_CTX_new();
+    struct peer_chain *chain = NULL;
+    SSL_CTX_get0_chain_certs(ctx, &more);
+    if (store &&
+        X509_STORE_CTX_init(store, SSL_CTX_get_cert_store(ctx), SSL_CTX_get0_certificate(ctx), more) == 1) {
+        X509_STORE_CTX_set_flags(store, X509_V_FLAG_NO_CHECK_TIME);
+        if (X509_verify_cert(store) == 1)
+            chain = peer_chain_new(revocation, X509_STORE_CTX_get0_chain(store));
+    }
+    X509_STORE_CTX_free(store);
+    ERR_clear_error();
+    return chain;
+}
+
+/* Without a chain of our own to judge, every handshake is a full one. False without memory. */
+static bool allow_resumption(struct identity *i, const struct identity_material *m)
+{
+    struct peer_chain *own = own_chain(i->client, i->revocation);
+    if (!own)
+        return true;
+    i->sessions = sessions_new(m->max_sessions, m->session_lifetime, own);
+    peer_chain_free(own);
+    if (i->sessions)
+        handshake_prepare_resumption(i->server, i->client);
+    return i->sessions != NULL;
 }
 
 static bool copy_trust_domains(struct identity *i, const struct identity_material *m)
@@ -123,12 +155,8 @@ struct identity *identity_new(uint32_t id, const struct identity_material *m, ch
     if (copy_trust_domains(i, m) && (i->server = context(TLS_server_method(), m, error, error_size)) &&
         (i->client = context(TLS_client_method(), m, error, error_size))) {
         handshake_prepare(i->server, i->client);
-        if (!m->max_sessions || !i->revocation)
+        if (!m->max_sessions || !i->revocation || allow_resumption(i, m))
             return i;
-        if ((i->sessions = sessions_new(m->max_sessions))) {
-            handshake_prepare_resumption(i->server, i->client);
-            return i;
-        }
     }
     identity_unref(i);
     return NULL;

@@ -27,6 +27,7 @@ struct identity_material {
     size_t n_trust_domains;
     struct revocation *revocation;
     size_t max_sessions;
+    int64_t session_lifetime; /* s */
 };
 
 /* NULL with one line in `error` when the material does not load or does not belong together. */

@@ -217,8 +217,19 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
                         size_t key_size, const char *roots, size_t roots_size, const char *const *trust_domains,
                         size_t n_trust_domains, char *error, size_t error_size)
 {
-    struct identity_material m = {chain,    key,        roots,         chain_size,
-                                  key_size, roots_size, trust_domains, n_trust_domains, e->revocation, e->config.max_sessions};
+    struct identity_material m = {
+        .chain = chain,
+        .key = key,
+        .roots = roots,
+        .chain_size = chain_size,
+        .key_size = key_size,
+        .roots_size = roots_size,
+        .trust_domains = trust_domains,
+        .n_trust_domains = n_trust_domains,
+        .revocation = e->revocation,
+        .max_sessions = e->config.max_sessions,
+        .session_lifetime = (int64_t)e->config.session_lifetime,
+    };
     struct identity *made = identity_new(identity, &m, error, error_size), *old = made;
     if (!made)
         return -1;

@@ -43,7 +43,7 @@ struct chain_link {
 struct peer_chain {
     atomic_uint references;
     struct revocation *revocation;
-    int64_t expiry;
+    int64_t verified, expiry;
     int n;
     struct chain_link links[];
 };
@@ -277,6 +277,7 @@ struct peer_chain *peer_chain_new(struct revocation *r, STACK_OF(X509) *verified
         return NULL;
     atomic_init(&c->references, 1);
     c->revocation = r;
+    c->verified = (int64_t)time(NULL);
     c->expiry = INT64_MAX;
     c->n = n;
     bool good = n > 0;
@@ -323,4 +324,9 @@ bool peer_chain_revoked(struct peer_chain *c)
 int64_t peer_chain_expiry(const struct peer_chain *c)
 {
     return c->expiry;
+}
+
+int64_t peer_chain_verified(const struct peer_chain *c)
+{
+    return c->verified;
 }

@@ -38,5 +38,7 @@ void peer_chain_free(struct peer_chain *c);
 bool peer_chain_revoked(struct peer_chain *c);
 /* The earliest notAfter of the chain, in seconds of Unix time. */
 int64_t peer_chain_expiry(const struct peer_chain *c);
+/* When it was verified, in seconds of Unix time. */
+int64_t peer_chain_verified(const struct peer_chain *c);
 
 #endif

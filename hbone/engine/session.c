@@ -7,33 +7,34 @@
 
 enum role { SERVED, DIALLED, ROLES };
 
-/* Whichever of the two it has is its key. */
+/* No place has more than this part of the room, so that a busy one does not drive the others out. */
+enum { PLACE_SHARE = 4 };
+
 struct entry {
     SSL_SESSION *session; /* NULL: free */
+    uint64_t number;      /* later ones have higher numbers */
     struct session_peer peer;
-    struct session_place place;
-};
-
-/* The youngest at `next` - 1; a new one takes the place of the oldest. Looked through from the youngest: whoever comes
- * back came last most of the time. */
-struct ring {
-    struct entry *entries;
-    size_t next, used;
+    struct session_place place; /* DIALLED; a served one is found by its own number on the wire */
 };
 
 struct sessions {
     pthread_mutex_t lock;
     size_t most;
-    struct ring rings[ROLES];
+    int64_t lifetime;
+    uint64_t last;
+    struct peer_chain *own;
+    struct entry *entries[ROLES]; /* NULL until there is one */
 };
 
-struct sessions *sessions_new(size_t most)
+struct sessions *sessions_new(size_t most, int64_t lifetime, struct peer_chain *own)
 {
     struct sessions *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
     pthread_mutex_init(&s->lock, NULL);
     s->most = most;
+    s->lifetime = lifetime;
+    s->own = peer_chain_ref(own);
     return s;
 }
 
@@ -56,10 +57,11 @@ void sessions_free(struct sessions *s)
     if (!s)
         return;
     for (int role = 0; role < ROLES; role++) {
-        for (size_t i = 0; i < s->rings[role].used; i++)
-            entry_clear(&s->rings[role].entries[i]);
-        free(s->rings[role].entries);
+        for (size_t i = 0; s->entries[role] && i < s->most; i++)
+            entry_clear(&s->entries[role][i]);
+        free(s->entries[role]);
     }
+    peer_chain_free(s->own);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
@@ -79,7 +81,7 @@ static bool same_place(const struct session_place *a, const struct session_place
     return a->netns == b->netns && address_equal(&a->destination, &b->destination);
 }
 
-/* ---- rings; the lock is held */
+/* ---- entries; the lock is held */
 
 static bool has_id(const struct entry *e, const uint8_t *id, size_t size)
 {
@@ -88,41 +90,58 @@ static bool has_id(const struct entry *e, const uint8_t *id, size_t size)
     return size && own_size == size && memcmp(own, id, size) == 0;
 }
 
-static struct entry *nth_youngest(const struct sessions *s, const struct ring *r, size_t n)
+static struct entry *served_as(struct sessions *s, const uint8_t *id, size_t size)
 {
-    return &r->entries[(r->next + s->most - 1 - n) % s->most];
-}
-
-static struct entry *find(struct sessions *s, enum role role, const uint8_t *id, size_t size,
-                          const struct session_place *place)
-{
-    struct ring *r = &s->rings[role];
-    for (size_t n = 0; n < r->used; n++) {
-        struct entry *e = nth_youngest(s, r, n);
-        if (e->session && (place ? same_place(&e->place, place) : has_id(e, id, size)))
+    for (size_t i = 0; s->entries[SERVED] && i < s->most; i++) {
+        struct entry *e = &s->entries[SERVED][i];
+        if (e->session && has_id(e, id, size))
             return e;
     }
     return NULL;
 }
 
-static struct entry *oldest(struct sessions *s, enum role role)
+/* How many there are with this place; its youngest and its oldest. */
+static size_t dialled_to(struct sessions *s, const struct session_place *place, struct entry **youngest,
+                         struct entry **oldest)
 {
-    struct ring *r = &s->rings[role];
-    if (!s->most || (!r->entries && !(r->entries = calloc(s->most, sizeof *r->entries))))
-        return NULL;
-    struct entry *e = &r->entries[r->next];
-    r->next = (r->next + 1) % s->most;
-    if (r->used < s->most)
-        r->used++;
-    entry_clear(e);
-    return e;
+    size_t n = 0;
+    *youngest = *oldest = NULL;
+    for (size_t i = 0; s->entries[DIALLED] && i < s->most; i++) {
+        struct entry *e = &s->entries[DIALLED][i];
+        if (!e->session || !same_place(&e->place, place))
+            continue;
+        n++;
+        if (!*youngest || e->number > (*youngest)->number)
+            *youngest = e;
+        if (!*oldest || e->number < (*oldest)->number)
+            *oldest = e;
+    }
+    return n;
 }
 
-static bool put(struct entry *e, SSL_SESSION *session, const struct session_peer *peer)
+/* A free one, or that of the oldest. */
+static struct entry *room_for(struct sessions *s, enum role role)
 {
-    if (!e || !copy_peer(&e->peer, peer))
+    if (!s->entries[role] && !(s->entries[role] = calloc(s->most, sizeof *s->entries[role])))
+        return NULL;
+    struct entry *best = &s->entries[role][0];
+    for (size_t i = 0; i < s->most && best->session; i++) {
+        struct entry *e = &s->entries[role][i];
+        if (!e->session || e->number < best->number)
+            best = e;
+    }
+    return best;
+}
+
+static bool put(struct sessions *s, struct entry *e, SSL_SESSION *session, const struct session_peer *peer)
+{
+    if (!e)
+        return false;
+    entry_clear(e);
+    if (!copy_peer(&e->peer, peer))
         return false;
     e->session = session;
+    e->number = ++s->last;
     return true;
 }
 
@@ -131,24 +150,29 @@ static int64_t now(void)
     return (int64_t)time(NULL);
 }
 
-/* What was proved then is still believed. */
-static bool still_good(const struct entry *e)
+/* The lists of today and the clock allow both certificates, and it is not too long ago that the peer showed its key. */
+static bool still_good(const struct sessions *s, const struct entry *e)
 {
-    int64_t made = (int64_t)SSL_SESSION_get_time(e->session);
+    int64_t made = (int64_t)SSL_SESSION_get_time(e->session), proved = peer_chain_verified(e->peer.chain);
     return SSL_SESSION_is_resumable(e->session) && made <= now() &&
-           now() < made + (int64_t)SSL_SESSION_get_timeout(e->session) && now() < peer_chain_expiry(e->peer.chain) &&
-           !peer_chain_revoked(e->peer.chain);
+           now() < made + (int64_t)SSL_SESSION_get_timeout(e->session) && proved <= now() &&
+           now() < proved + s->lifetime && now() < peer_chain_expiry(e->peer.chain) &&
+           now() < peer_chain_expiry(s->own) && !peer_chain_revoked(e->peer.chain) && !peer_chain_revoked(s->own);
 }
 
-static SSL_SESSION *take(struct entry *e, struct session_peer *peer)
+/* Takes a session out: it is used once. */
+static SSL_SESSION *take(struct sessions *s, struct entry *e, struct session_peer *peer)
 {
+    SSL_SESSION *session = NULL;
     if (!e)
         return NULL;
-    if (!still_good(e)) {
-        entry_clear(e);
-        return NULL;
+    if (still_good(s, e)) {
+        session = e->session;
+        *peer = e->peer;
+        *e = (struct entry){0};
     }
-    return copy_peer(peer, &e->peer) && SSL_SESSION_up_ref(e->session) ? e->session : NULL;
+    entry_clear(e);
+    return session;
 }
 
 /* ---- the door */
@@ -156,7 +180,7 @@ static SSL_SESSION *take(struct entry *e, struct session_peer *peer)
 bool session_keep_served(struct sessions *s, SSL_SESSION *session, const struct session_peer *peer)
 {
     pthread_mutex_lock(&s->lock);
-    bool kept = put(oldest(s, SERVED), session, peer);
+    bool kept = put(s, room_for(s, SERVED), session, peer);
     pthread_mutex_unlock(&s->lock);
     return kept;
 }
@@ -164,13 +188,11 @@ bool session_keep_served(struct sessions *s, SSL_SESSION *session, const struct 
 bool session_keep_dialled(struct sessions *s, SSL_SESSION *session, const struct session_peer *peer,
                           const struct session_place *place)
 {
+    struct entry *youngest, *oldest;
     pthread_mutex_lock(&s->lock);
-    struct entry *e = find(s, DIALLED, NULL, 0, place);
-    if (e)
-        entry_clear(e);
-    else
-        e = oldest(s, DIALLED);
-    bool kept = put(e, session, peer);
+    size_t share = s->most / PLACE_SHARE ? s->most / PLACE_SHARE : 1;
+    struct entry *e = dialled_to(s, place, &youngest, &oldest) < share ? room_for(s, DIALLED) : oldest;
+    bool kept = put(s, e, session, peer);
     if (kept)
         e->place = *place;
     pthread_mutex_unlock(&s->lock);
@@ -180,24 +202,26 @@ bool session_keep_dialled(struct sessions *s, SSL_SESSION *session, const struct
 SSL_SESSION *session_served(struct sessions *s, const uint8_t *id, size_t size, struct session_peer *peer)
 {
     pthread_mutex_lock(&s->lock);
-    SSL_SESSION *session = take(find(s, SERVED, id, size, NULL), peer);
+    SSL_SESSION *session = take(s, served_as(s, id, size), peer);
     pthread_mutex_unlock(&s->lock);
     return session;
 }
 
 SSL_SESSION *session_dialled(struct sessions *s, const struct session_place *place, struct session_peer *peer)
 {
+    struct entry *youngest, *oldest;
     pthread_mutex_lock(&s->lock);
-    SSL_SESSION *session = take(find(s, DIALLED, NULL, 0, place), peer);
+    dialled_to(s, place, &youngest, &oldest);
+    SSL_SESSION *session = take(s, youngest, peer);
     pthread_mutex_unlock(&s->lock);
     return session;
 }
 
 void session_drop_dialled(struct sessions *s, const struct session_place *place)
 {
+    struct entry *youngest, *oldest;
     pthread_mutex_lock(&s->lock);
-    struct entry *e = find(s, DIALLED, NULL, 0, place);
-    if (e)
-        entry_clear(e);
+    while (dialled_to(s, place, &youngest, &oldest))
+        entry_clear(youngest);
     pthread_mutex_unlock(&s->lock);
 }

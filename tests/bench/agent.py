@@ -87,6 +87,7 @@ def make_engine(options: argparse.Namespace) -> tuple[Engine, int]:
         "workers": options.workers or min(2, len(os.sched_getaffinity(0))),
         "event_hold": EVENT_HOLD,
         "ipsec_mb": not options.no_ipsec_mb,
+        "max_sessions": load({"NODE_NAME": NODE}).tls_sessions,
     }
     engine = (
         # Kept verdicts would not pass by `connect_tunnel`, and what counts here is the tunnel.
