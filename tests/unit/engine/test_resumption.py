@@ -12,38 +12,18 @@ import pytest
 from hbone.engine import ConnectRequested, Established
 from tests.support.pki import Authority, spiffe
 from tests.support.ports import wait_until
-from tests.unit.engine.conftest import CLIENT_URI, SERVER_URI, Mesh, dial, exchange, expect_reset
+from tests.unit.engine.conftest import CLIENT_URI, SERVER_URI, Mesh, dial, exchange
+from tests.unit.engine.resuming import ROOM, refused, resumed, talk
 
 StartMesh = Callable[..., Mesh]
 
 OTHER_URI = spiffe("other")
-ROOM = 100
 
 
 @pytest.fixture
 def mesh(start_mesh: StartMesh) -> Mesh:
     """Each connection that is open at the same time as others has a tunnel of its own."""
     return start_mesh(workers=1, max_sessions=ROOM, out={"pool_streams": 1})
-
-
-def resumed(mesh: Mesh) -> tuple[int, int]:
-    """How many handshakes the client's side and the server's side resumed."""
-    out, into = (host.engine.stats()["handshakes_resumed"] for host in (mesh.out, mesh.into))
-    return out, into
-
-
-def talk(mesh: Mesh, stack: contextlib.ExitStack) -> None:
-    """One more tunnel, which stays open."""
-    sock = stack.enter_context(mesh.dial())
-    sock.sendall(b"hello")
-    assert sock.recv(5) == b"hello"
-
-
-def refused(mesh: Mesh) -> str:
-    """The reason for which one more tunnel is not to be had."""
-    done = len(mesh.out.closed(0))
-    expect_reset(mesh.entry)
-    return mesh.out.reasons(done + 1)[-1]
 
 
 def test_a_second_tunnel_resumes_and_carries_the_same_names(mesh: Mesh) -> None:
