@@ -31,6 +31,7 @@ E = TypeVar("E")
 
 SMALL_DEADLINES: dict[str, Any] = {
     "workers": 1,
+    "max_sessions": 64,  # as in the agent
     "handshake_timeout": 1.0,
     "preface_timeout": 1.0,
     "settings_timeout": 1.0,

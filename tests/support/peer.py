@@ -66,7 +66,7 @@ class Peer:
         self.alpn: str | None = None
         self.peer_certificate: bytes | None = None
         self.key_updates = 0
-        self.tickets = 0
+        self.tickets: list[bytes] = []
         self._incoming = bytearray()
         self._outgoing = bytearray()
         self._next_stream = 1
@@ -310,7 +310,7 @@ class Peer:
                 self.ending.alert = payload[1]
                 self.ending.how = "close_notify" if payload[1] == tls13.CLOSE_NOTIFY else "alert"
             elif payload[:1] == bytes([tls13.NEW_SESSION_TICKET]):
-                self.tickets += 1
+                self.tickets.append(payload)
             elif payload[:1] == bytes([tls13.KEY_UPDATE]):
                 self.key_updates += 1
                 self._read_keys.update()

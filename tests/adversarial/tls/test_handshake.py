@@ -156,11 +156,22 @@ def test_alpn_missing_or_other_as_client(arena: Arena, alpn: tuple[str, ...]) ->
     arena.ended_by({"tls_handshake_failed"})
 
 
-def test_no_tickets_are_issued(arena: Arena) -> None:
-    """Every connection is a full handshake with certificates checked anew."""
+def test_one_ticket_that_says_nothing_and_allows_no_early_data(arena: Arena) -> None:
+    """It is a number of 32 octets; RFC 8446 4.6.1."""
     peer = arena.peer()
     peer.echo(peer.tunnel(arena.echo_authority), b"x")
-    assert peer.tickets == 0
+    (ticket,) = peer.tickets
+    nonce_size = ticket[12]
+    number_size = int.from_bytes(ticket[13 + nonce_size : 15 + nonce_size])
+    assert number_size == 32
+    assert ticket[15 + nonce_size + number_size :] == b"\0\0", "no extension"
+
+
+def test_no_tickets_are_issued_where_nothing_resumes(arenas: Arenas) -> None:
+    with arenas.enter(max_sessions=0) as arena:
+        peer = arena.peer()
+        peer.echo(peer.tunnel(arena.echo_authority), b"x")
+        assert not peer.tickets
 
 
 def test_handshake_slowloris(arenas: Arenas) -> None:

@@ -208,9 +208,12 @@ class Envoy:
         return self.start(listener, cluster("app", target))
 
     def originate_hbone(
-        self, credential: Credential, server: Address, authority: str, expect: str
+        self, credential: Credential, server: Address, authority: str, expect: str, *, requests: int = 0
     ) -> Address:
-        """Tunnel plain TCP to an HBONE server that must be `expect`; connect there as the application."""
+        """Tunnel plain TCP to an HBONE server that must be `expect`; connect there as the application.
+
+        `requests` is how many a tunnel serves; 0: any number.
+        """
         proxy = {
             "@type": TYPE + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             "stat_prefix": "app",
@@ -220,6 +223,7 @@ class Envoy:
         }
         options = {
             "@type": TYPE + HTTP_OPTIONS,
+            "common_http_protocol_options": {"max_requests_per_connection": requests},
             "explicit_http_config": {
                 "http2_protocol_options": {
                     "allow_connect": True,

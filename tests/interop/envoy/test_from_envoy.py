@@ -131,3 +131,22 @@ def test_envoy_dies_in_the_middle(mesh: Mesh, tmp_path: Path) -> None:
             envoy.kill()
         wait_until(lambda: len(seen) > 1, "the end")
         assert isinstance(seen[1], ConnectionResetError), f"the application saw {seen[1]!r}"
+
+
+def test_it_resumes_until_our_identity_is_another(
+    mesh: Mesh, tmp_path: Path, echo_server: servers.Server
+) -> None:
+    """Envoy offers what we gave it by default; the name that we ask about is the one its full handshake proved."""
+    with Envoy(tmp_path, "client") as envoy:
+        before = mesh.host.stats()["handshakes_resumed"]
+        target = envoy.originate_hbone(mesh.envoys, mesh.inbound(), echo_server.authority, OURS, requests=1)
+        for seed in range(3):
+            patterns.exchange(target, seed, 200)
+        assert envoy.stat("cluster.hbone.ssl.session_reused") == 2
+        assert mesh.host.stats()["handshakes_resumed"] == before + 2
+        asked = [g.event for g in mesh.host.events() if g.kind == "ConnectRequested" and g.tag == mesh.tag]
+        assert [a.peer_identity for a in asked] == [ENVOYS] * 3
+        mesh.host.identity(1, mesh.ours)
+        patterns.exchange(target, 3, 200)
+        assert envoy.stat("cluster.hbone.ssl.session_reused") == 2
+        assert envoy.stat("cluster.hbone.upstream_cx_total") == 4

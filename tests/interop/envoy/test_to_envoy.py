@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from hbone.engine import Closed
-from tests.interop.envoy.conftest import Mesh
+from tests.interop.envoy.conftest import ENVOYS, Mesh
 from tests.interop.envoy.process import Envoy
 from tests.support import patterns, servers
 from tests.support.arena import assert_refused, assert_reset
+from tests.support.pki import spiffe
 from tests.support.ports import closed_address, wait_until
 
 pytestmark = pytest.mark.envoy
@@ -137,3 +138,23 @@ def test_another_workload_than_expected(mesh: Mesh, tmp_path: Path, echo_server:
         assert_refused(target)
         wait_until(lambda: set(mesh.host.endings(mesh.tag)) == {"peer_san_mismatch"}, "the reason")
         assert envoy.stat("http.hbone.downstream_rq_total") == 0
+
+
+def test_its_sessions_are_resumed_until_our_identity_is_another(
+    mesh: Mesh, tmp_path: Path, echo_server: servers.Server
+) -> None:
+    """Other expected names make another tunnel to the same place."""
+    with Envoy(tmp_path, "server") as envoy:
+        server = envoy.serve_hbone(mesh.envoys, echo_server.address)
+        before = mesh.host.stats()["handshakes_resumed"]
+        for seed in range(3):
+            patterns.exchange(mesh.outbound(server, sans=(ENVOYS, spiffe(f"other-{seed}"))), seed, 200)
+        reused = "listener.127.0.0.1_0.ssl.session_reused"
+        assert envoy.stat(reused) == 2
+        assert mesh.host.stats()["handshakes_resumed"] == before + 2
+        mesh.host.identity(1, mesh.ours)
+        patterns.exchange(mesh.outbound(server), 3, 200)
+        assert envoy.stat(reused) == 2
+        assert envoy.stat("http.hbone.downstream_cx_total") == 4
+        assert_refused(mesh.outbound(server, sans=(spiffe("another"),)))
+        assert envoy.stat(reused) == 2, "who is not expected is not resumed with"

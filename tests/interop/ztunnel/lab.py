@@ -209,7 +209,12 @@ class Lab:
     def _engine(self) -> None:
         with self.inside_ours():
             self.host = EngineHost(
-                workers=1, connect_timeout=2.0, handshake_timeout=2.0, decision_timeout=5.0, **self._limits
+                workers=1,
+                max_sessions=64,
+                connect_timeout=2.0,
+                handshake_timeout=2.0,
+                decision_timeout=5.0,
+                **self._limits,
             )
         self._closing.callback(self.host.close)
         self.host.identity(1, self.issuer.leaf(OURS))

@@ -64,6 +64,7 @@ def dropped(lab: Lab) -> None:
 def test_octets_of_twenty_streams(lab: Lab, application: servers.Server) -> None:
     with serving(lab, Deliver(application.address)), lab.inside_rust():
         patterns.many(ENTRY, 20, 1 << 20)
+    assert lab.host.stats()["handshakes_resumed"] == 0, "it has no use for the sessions that it is given"
 
 
 def test_a_small_stream_limit_holds_once_it_is_known(tmp_path: Path) -> None:
