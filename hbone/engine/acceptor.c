@@ -20,10 +20,11 @@ enum { BATCH = 64, PAUSE = 100 /* ms */, UNEVEN = 8 /* flows and tunnels more th
 #define EPOLLEXCLUSIVE (1u << 28)
 #endif
 
+/* Whether new connections will be heard of. */
 static bool watch(struct worker *w, struct acceptor *a)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = &a->source};
-    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, a->listener->fd, &event) == 0;
+    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, a->listener->fd, &event) == 0 || errno == EEXIST;
 }
 
 /* Explicit, since the owner may hold the same open socket by another descriptor. */
@@ -32,19 +33,38 @@ static void unwatch(struct worker *w, struct acceptor *a)
     epoll_ctl(w->epoll, EPOLL_CTL_DEL, a->listener->fd, NULL);
 }
 
-void acceptor_add(struct worker *w, struct listener *l)
+static void try_later(struct worker *w)
+{
+    timer_set(&w->timers, &w->accept_timer, w->now + PAUSE);
+}
+
+struct acceptor *acceptor_new(struct listener *l)
 {
     struct acceptor *a = calloc(1, sizeof *a);
-    if (!a || atomic_load(&l->closed)) { /* or it was closed before we heard of it */
-        free(a);
+    if (!a)
+        return NULL;
+    a->source = (struct source){SOURCE_ACCEPTOR, l->fd};
+    a->listener = listener_ref(l);
+    return a;
+}
+
+void acceptor_free(struct acceptor *a)
+{
+    if (a)
+        listener_unref(a->listener);
+    free(a);
+}
+
+void acceptor_add(struct worker *w, struct acceptor *a)
+{
+    if (atomic_load(&a->listener->closed)) { /* before we heard of it */
+        acceptor_free(a);
         return;
     }
-    a->source = (struct source){SOURCE_ACCEPTOR, l->fd};
     a->worker = w;
-    a->listener = listener_ref(l);
     list_append(&w->acceptors, &a->link);
-    if (!w->accept_paused)
-        watch(w, a);
+    if (!w->accept_paused && !watch(w, a))
+        try_later(w);
 }
 
 static void remove_acceptor(struct worker *w, struct acceptor *a)
@@ -56,19 +76,13 @@ static void remove_acceptor(struct worker *w, struct acceptor *a)
     list_append(&w->dead_acceptors, &a->link);
 }
 
-void acceptor_free(struct acceptor *a)
-{
-    listener_unref(a->listener);
-    free(a);
-}
-
-void acceptor_remove(struct worker *w, const struct listener *l)
+void acceptor_remove_closed(struct worker *w)
 {
     struct link *next;
     for (struct link *node = w->acceptors.next; node != &w->acceptors; node = next) {
         struct acceptor *a = container_of(node, struct acceptor, link);
         next = node->next;
-        if (a->listener == l)
+        if (atomic_load(&a->listener->closed))
             remove_acceptor(w, a);
     }
 }
@@ -92,14 +106,15 @@ static void pause_all(struct worker *w)
     w->accept_paused = true;
     for (struct link *node = w->acceptors.next; node != &w->acceptors; node = node->next)
         unwatch(w, container_of(node, struct acceptor, link));
-    timer_set(&w->timers, &w->accept_timer, w->now + PAUSE);
+    try_later(w);
 }
 
 void acceptor_resume(struct worker *w)
 {
     w->accept_paused = false;
     for (struct link *node = w->acceptors.next; node != &w->acceptors; node = node->next)
-        watch(w, container_of(node, struct acceptor, link));
+        if (!watch(w, container_of(node, struct acceptor, link)))
+            try_later(w);
 }
 
 void acceptor_adopt(struct worker *w, int fd, const struct listener *l, const struct address *peer)

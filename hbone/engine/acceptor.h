@@ -5,14 +5,16 @@
 #include "command.h"
 #include "state.h"
 
-void acceptor_add(struct worker *w, struct listener *l); /* takes a reference */
-void acceptor_remove(struct worker *w, const struct listener *l);
+/* Made by the owner's thread, so that no worker lacks memory for one. NULL without memory. */
+struct acceptor *acceptor_new(struct listener *l); /* takes a reference */
+void acceptor_add(struct worker *w, struct acceptor *a);
+void acceptor_remove_closed(struct worker *w);
 void acceptor_remove_tag(struct worker *w, uint32_t tag, bool every_tag);
 void acceptor_on_event(struct acceptor *a);
 /* Goes on after a pause (descriptors were short, or the owner did not take its events). */
 void acceptor_resume(struct worker *w);
 /* A connection that another worker accepted for us. */
 void acceptor_adopt(struct worker *w, int fd, const struct listener *l, const struct address *peer);
-void acceptor_free(struct acceptor *a);
+void acceptor_free(struct acceptor *a); /* NULL is allowed */
 
 #endif

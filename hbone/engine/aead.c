@@ -19,9 +19,12 @@ bool aead_set_key(struct aead *a, const struct ipsec_mb *mb, bool wide, const ui
     a->wide = wide;
     if (!mb)
         return set_cipher_key(a, key, sealing);
+    void *schedule = ipsec_mb_schedule(mb, wide, key);
+    if (!schedule)
+        return false; /* what there was still works */
     ipsec_mb_schedule_free(a->schedule);
-    a->schedule = ipsec_mb_schedule(mb, wide, key);
-    return a->schedule != NULL;
+    a->schedule = schedule;
+    return true;
 }
 
 void aead_free(struct aead *a)

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "acceptor.h"
+
 void mailbox_init(struct mailbox *m)
 {
     m->head = NULL;
@@ -14,7 +16,7 @@ void mailbox_init(struct mailbox *m)
 static void signal_worker(struct worker *w)
 {
     uint64_t one = 1;
-    if (w->mailbox.signalled || !w->mailbox.head)
+    if (w->mailbox.signalled || w->mailbox.closed || !(w->mailbox.head || w->mailbox.notices))
         return;
     w->mailbox.signalled = true;
     ssize_t written = write(w->wake.fd, &one, sizeof one);
@@ -48,15 +50,28 @@ void mailbox_wake(struct worker *w)
     pthread_mutex_unlock(&w->mailbox.lock);
 }
 
-struct command *mailbox_take(struct worker *w)
+void mailbox_notice(struct worker *w, enum notice notice)
 {
     struct mailbox *m = &w->mailbox;
+    pthread_mutex_lock(&m->lock);
+    m->notices |= notice;
+    atomic_store_explicit(&m->filled, true, memory_order_release);
+    signal_worker(w);
+    pthread_mutex_unlock(&m->lock);
+}
+
+struct command *mailbox_take(struct worker *w, unsigned *notices)
+{
+    struct mailbox *m = &w->mailbox;
+    *notices = 0;
     if (!atomic_load_explicit(&m->filled, memory_order_acquire))
         return NULL;
     pthread_mutex_lock(&m->lock);
     struct command *first = m->head;
     m->head = NULL;
     m->tail = &m->head;
+    *notices = m->notices;
+    m->notices = 0;
     if (m->signalled) {
         uint64_t value;
         ssize_t got = read(w->wake.fd, &value, sizeof value);
@@ -102,7 +117,7 @@ void command_free(struct command *c)
     if (c->fd >= 0)
         close(c->fd);
     listener_unref(c->listener);
-    netns_unref(c->netns);
+    acceptor_free(c->acceptor);
     route_free(c->route);
     free(c);
 }

@@ -67,9 +67,14 @@ static int come_home(struct worker *w)
     return 0;
 }
 
-void dial_leave(struct worker *w, const struct netns *netns)
+void dial_leave(struct worker *w)
 {
-    if (!netns || w->inside == netns)
+    come_home(w);
+}
+
+void dial_leave_removed(struct worker *w)
+{
+    if (w->inside && atomic_load(&w->inside->removed))
         come_home(w);
 }
 

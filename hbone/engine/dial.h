@@ -8,8 +8,9 @@
  * AF_UNSPEC: chosen by the kernel. */
 int dial(struct worker *w, const struct address *destination, struct netns *netns, const struct address *source,
          uint32_t mark);
-/* Goes home if the thread is in `netns` (wherever it is, for NULL): a thread keeps a namespace alive. */
-void dial_leave(struct worker *w, const struct netns *netns);
+/* Goes home; the second one if the thread is in a namespace that was removed: a thread keeps it alive. */
+void dial_leave(struct worker *w);
+void dial_leave_removed(struct worker *w);
 /* TCP_NODELAY and keepalive, as on every socket the engine owns. Accepted sockets have inherited them from the
  * listening one. */
 void tune_socket(int fd);

@@ -95,11 +95,8 @@ void engine_stop(struct engine *e)
     pthread_mutex_unlock(&e->lock);
     if (!first)
         return;
-    for (unsigned i = 0; i < e->n_workers; i++) {
-        struct command *c = e->workers[i].started ? command_new(COMMAND_STOP) : NULL;
-        if (c)
-            mailbox_post(&e->workers[i], c, true);
-    }
+    for (unsigned i = 0; i < e->n_workers; i++)
+        mailbox_notice(&e->workers[i], NOTICE_STOP);
     for (unsigned i = 0; i < e->n_workers; i++)
         if (e->workers[i].started)
             pthread_join(e->workers[i].thread, NULL);

@@ -28,7 +28,7 @@ struct engine_event *event_new(enum event_type type, const char *const *texts, u
         size += (size_t)fields[i].name_size + fields[i].value_size + 2;
     struct engine_event *event = calloc(1, sizeof *event + size);
     if (!event)
-        abort(); /* a flow whose end nobody hears of would be worse */
+        return NULL;
     event->type = type;
     event->texts = n_texts + 2 * n_fields;
     char *p = event->text;
@@ -74,6 +74,8 @@ void event_post(struct worker *w, struct engine_event *event)
 void event_forgotten(struct worker *w, uint64_t epoch)
 {
     struct engine_event *event = event_new(EVENT_FORGOTTEN, NULL, 0, NULL, 0);
+    if (!event)
+        return; /* the next time says the same of this one */
     event->verdict = epoch;
     event_post(w, event);
 }
@@ -93,7 +95,9 @@ static bool may_wait(struct worker *w)
     uint64_t hold = w->engine->config.event_hold;
     if (w->urgent_events || w->n_events >= HELD_MAX || !hold || w->stopping)
         return false;
-    return w->events_timer.index || timer_set(&w->timers, &w->events_timer, w->now + hold);
+    if (!w->events_timer.index)
+        timer_set(&w->timers, &w->events_timer, w->now + hold);
+    return true;
 }
 
 void event_hand_over(struct worker *w)

@@ -4,7 +4,7 @@
 
 #include "state.h"
 
-/* The texts must be NUL-terminated except fields', whose sizes are used. Fields may be NULL. */
+/* NULL without memory. The texts must be NUL-terminated except fields', whose sizes are used. Fields may be NULL. */
 struct engine_event *event_new(enum event_type type, const char *const *texts, unsigned n_texts,
                                const struct field *fields, unsigned n_fields);
 void event_post(struct worker *w, struct engine_event *event);

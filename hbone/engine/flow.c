@@ -23,6 +23,19 @@ static void plain_init(struct plain *p, struct flow *f)
     p->flow = f;
 }
 
+/* With everything that its end will need: no end fails for want of memory. */
+static struct flow *flow_alloc(struct worker *w)
+{
+    if (!timer_reserve(&w->timers))
+        return NULL;
+    struct flow *f = calloc(1, sizeof *f);
+    if (f && (f->slot = slot_take(w, f)))
+        return f;
+    free(f);
+    timer_release(&w->timers);
+    return NULL;
+}
+
 static struct flow *flow_new(struct worker *w, unsigned kind, uint32_t tag)
 {
     struct engine *e = w->engine;
@@ -30,9 +43,9 @@ static struct flow *flow_new(struct worker *w, unsigned kind, uint32_t tag)
         COUNT(w, shed_flows);
         return NULL;
     }
-    struct flow *f = calloc(1, sizeof *f);
-    if (!f || !(f->slot = slot_take(w, f))) {
-        free(f);
+    struct flow *f = flow_alloc(w);
+    if (!f) {
+        COUNT(w, shed_memory);
         return NULL;
     }
     f->worker = w;
@@ -63,16 +76,13 @@ static struct engine_event *end_event(struct flow *f)
         f->admitted = NULL;
         return event;
     }
-    event = event_new(EVENT_CLOSED, NULL, 0, NULL, 0);
-    event_post(f->worker, event);
+    if ((event = event_new(EVENT_CLOSED, NULL, 0, NULL, 0)))
+        event_post(f->worker, event);
     return event;
 }
 
-static void announce_end(struct flow *f, unsigned reason, int error)
+static void say_end(struct engine_event *event, const struct flow *f, unsigned reason, int error)
 {
-    if (f->hidden)
-        return;
-    struct engine_event *event = end_event(f);
     event->token = f->token;
     event->reason = (uint16_t)reason;
     event->status = f->status;
@@ -80,6 +90,33 @@ static void announce_end(struct flow *f, unsigned reason, int error)
     event->from_client = stat_get(&f->slot->from_client);
     event->to_client = stat_get(&f->slot->to_client);
     event->established = f->established;
+}
+
+static void announce_end(struct flow *f, unsigned reason, int error)
+{
+    if (f->hidden || f->unknown)
+        return;
+    struct engine_event *event = end_event(f);
+    if (event) {
+        say_end(event, f, reason, error);
+        return;
+    }
+    f->untold = true;
+    f->doomed = (uint16_t)reason;
+    f->doomed_error = error;
+}
+
+/* An owner has to hear of every end. Where there was no memory for the event, the flow's becomes it. */
+static void tell_late(struct flow *f)
+{
+    struct worker *w = f->worker;
+    struct engine_event event = {.type = EVENT_CLOSED};
+    _Static_assert(sizeof event <= sizeof *f, "an event fits into a flow");
+    say_end(&event, f, f->doomed, f->doomed_error);
+    slot_release(w, f->slot);
+    memcpy(f, &event, sizeof event);
+    event_post(w, (struct engine_event *)f);
+    event_release(w);
 }
 
 /* Everything but the announcement. The memory lives until the end of the round: events may point at it. */
@@ -96,8 +133,11 @@ static void flow_bury(struct flow *f)
         f->gather->flow = NULL;
         f->gather = NULL;
     }
-    slot_release(w, f->slot);
-    f->slot = NULL;
+    if (!f->untold) { /* its slot has the counters still to be told */
+        slot_release(w, f->slot);
+        f->slot = NULL;
+    }
+    timer_release(&w->timers);
     atomic_fetch_sub(&w->engine->n_flows, 1);
     if (f->kind != LISTENER_HBONE && !f->hidden)
         atomic_fetch_sub(&w->engine->n_sockets[f->kind], 1);
@@ -109,7 +149,10 @@ void flow_free(struct flow *f)
 {
     route_free(f->route);
     free(f->answer);
-    free(f);
+    if (f->untold)
+        tell_late(f);
+    else
+        free(f);
 }
 
 /* The other half goes on by itself when this one ended in order: it has still to deliver, and its end of the pair
@@ -161,6 +204,25 @@ void flow_abort(struct flow *f, unsigned reason, int error, uint32_t code)
         end(f, reason, error, true);
 }
 
+void flow_out_of_memory(struct flow *f)
+{
+    COUNT(f->worker, shed_memory);
+    flow_abort(f, REASON_overload, ENOMEM, H2_INTERNAL_ERROR);
+}
+
+bool flow_announce(struct flow *f, struct engine_event *event)
+{
+    if (event) {
+        event->token = f->token;
+        event->tag = f->tag;
+        event_post(f->worker, event);
+        return true;
+    }
+    f->unknown = true;
+    flow_out_of_memory(f);
+    return false;
+}
+
 void flow_finish_if_done(struct flow *f)
 {
     if (!flow_alive(f) || f->state != FLOW_RELAYING)
@@ -193,12 +255,11 @@ void flow_accepted(struct worker *w, int fd, const struct listener *l, const str
     if (flow_by_kept_verdict(f, &key, peer))
         return;
     struct engine_event *event = event_new(EVENT_ACCEPTED, NULL, 0, NULL, 0);
-    event->token = f->token;
-    event->tag = l->tag;
+    if (!flow_announce(f, event))
+        return;
     event->kind = (uint8_t)l->kind;
     event->peer = *peer;
     event->local = local;
-    event_post(w, event);
 }
 
 struct flow *flow_of_stream(struct tunnel *t, uint32_t id)
@@ -242,7 +303,7 @@ void flow_connect_plain(struct flow *f, const struct command *c)
     }
     if (!take_answer(f, r) || !plain_connecting(&f->onward, fd)) {
         close(fd);
-        flow_abort(f, REASON_internal, ENOMEM, H2_CANCEL);
+        flow_out_of_memory(f);
         return;
     }
     flow_set_timer(f, f->worker->engine->config.connect_timeout);
@@ -280,8 +341,8 @@ static void submit_twin(struct flow *f, struct command *c)
         if (far->client.source.fd < 0)
             close(pair[0]);
         close(pair[1]);
-        flow_drop(far, REASON_internal, ENOMEM);
-        flow_abort(f, REASON_internal, ENOMEM, H2_CANCEL);
+        flow_drop(far, REASON_overload, ENOMEM);
+        flow_out_of_memory(f);
         return;
     }
     f->twin = far;
@@ -306,17 +367,17 @@ void flow_connect_tunnel(struct flow *f, struct command *c)
         submit_twin(f, c);
 }
 
-/* The owner hears of it afterwards. */
-static void admit(struct flow *f, const struct verdict *v, const struct address *client)
+/* The owner hears of it afterwards. False when it cannot: then the flow is over. */
+static bool admit(struct flow *f, const struct verdict *v, const struct address *client)
 {
     struct engine_event *event = event_new(EVENT_ADMITTED, NULL, 0, NULL, 0);
-    event->token = f->token;
-    event->tag = f->tag;
+    if (!flow_announce(f, event))
+        return false;
     event->verdict = v->number;
     event->peer = *client;
     event->flow = f;
     f->admitted = event;
-    event_post(f->worker, event);
+    return true;
 }
 
 bool flow_by_kept_verdict(struct flow *f, const struct verdict_key *key, const struct address *client)
@@ -325,7 +386,10 @@ bool flow_by_kept_verdict(struct flow *f, const struct verdict_key *key, const s
     struct command c = {.route = NULL, .source = {.family = AF_UNSPEC}};
     if (!v)
         return false;
-    admit(f, v, client);
+    if (!admit(f, v, client)) {
+        verdict_unref(v);
+        return true;
+    }
     if (!v->tunnel) {
         c.route = v->route;
         c.source = v->source;
@@ -334,7 +398,7 @@ bool flow_by_kept_verdict(struct flow *f, const struct verdict_key *key, const s
         flow_connect_tunnel(f, &c);
         route_free(c.route);
     } else {
-        flow_abort(f, REASON_internal, ENOMEM, H2_CANCEL);
+        flow_out_of_memory(f);
     }
     verdict_unref(v);
     return true;
@@ -369,6 +433,10 @@ static void announce_established(struct flow *f, const struct header_list *heade
     unsigned skip = headers ? pseudo_fields(headers) : 0;
     struct engine_event *event = event_new(EVENT_ESTABLISHED, &identity, 1, headers ? headers->fields + skip : NULL,
                                            headers ? (unsigned)headers->n - skip : 0);
+    if (!event) {
+        flow_out_of_memory(f);
+        return;
+    }
     event->token = f->token;
     if (by_tunnel) {
         event->local = t->local;

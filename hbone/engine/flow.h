@@ -26,6 +26,11 @@ void flow_established(struct flow *f, const struct header_list *headers);
 void flow_abort(struct flow *f, unsigned reason, int error, uint32_t code);
 /* Ends the flow without a word to its tunnel, which is gone or was told already. */
 void flow_drop(struct flow *f, unsigned reason, int error);
+/* Aborts it for want of memory. */
+void flow_out_of_memory(struct flow *f);
+/* Posts the event that a flow begins with, for the caller to fill in the rest. False: there is none (NULL), for want of
+ * memory, so nobody will ever hear of the flow; it is over. */
+bool flow_announce(struct flow *f, struct engine_event *event);
 /* Ends the flow in order when both directions have. */
 void flow_finish_if_done(struct flow *f);
 

@@ -246,7 +246,7 @@ static ssize_t control_bytes(struct tunnel *t, const uint8_t *p, size_t n)
     if (!in->body) {
         in->fill = 0;
         if (!(in->body = malloc(in->length))) {
-            tunnel_fail(t, REASON_internal, H2_INTERNAL_ERROR, "out of memory");
+            tunnel_out_of_memory(t);
             return -1;
         }
     }

@@ -61,13 +61,12 @@ static void announce(struct flow *f, const struct tunnel *t, const struct header
     for (unsigned i = r->first_field; i < list->n; i++)
         fields[n++] = list->fields[i];
     struct engine_event *event = event_new(EVENT_CONNECT_REQUESTED, &identity, 1, fields, n);
-    event->token = f->token;
-    event->tag = t->tag;
+    if (!flow_announce(f, event))
+        return;
     event->tunnel = t->id;
     event->kind = LISTENER_HBONE;
     event->peer = t->peer;
     event->local = t->local;
-    event_post(t->worker, event);
 }
 
 static bool new_request(struct tunnel *t, uint32_t stream, bool ended)
@@ -114,7 +113,7 @@ static bool answered(struct flow *f, unsigned status, bool ended)
     }
     f->stream.answered = true;
     flow_established(f, &t->worker->headers);
-    if (ended)
+    if (ended && flow_alive(f))
         stream_ended(f);
     return tunnel_alive(t);
 }
@@ -171,7 +170,7 @@ static bool whole_block(struct tunnel *t, uint32_t stream, const uint8_t *block,
     case HPACK_TOO_LARGE:
         return tunnel_abused(t, &t->worker->stats.abuse_headers, "header list too large");
     case HPACK_NO_MEMORY:
-        return h2_error(t, H2_INTERNAL_ERROR, "out of memory");
+        return tunnel_out_of_memory(t);
     default:
         return h2_error(t, H2_COMPRESSION_ERROR, "header block does not decode");
     }
@@ -181,7 +180,7 @@ static bool keep_block(struct tunnel *t, const uint8_t *bytes, uint32_t size)
 {
     uint8_t *block = realloc(t->block, t->block_size + size + 1);
     if (!block)
-        return h2_error(t, H2_INTERNAL_ERROR, "out of memory");
+        return tunnel_out_of_memory(t);
     memcpy(block + t->block_size, bytes, size);
     t->block = block;
     t->block_size += size;

@@ -68,7 +68,7 @@ static bool still_valid(struct handshake *h, X509_STORE_CTX *store)
     h->peer_chain = peer_chain_new(r, X509_STORE_CTX_get0_chain(store));
     if (h->peer_chain && !peer_chain_revoked(h->peer_chain))
         return true;
-    h->reason = h->peer_chain ? REASON_peer_cert_revoked : REASON_internal;
+    h->reason = h->peer_chain ? REASON_peer_cert_revoked : REASON_overload;
     snprintf(h->detail, sizeof h->detail, "%s", h->peer_chain ? peer_revoked_detail : "out of memory");
     X509_STORE_CTX_set_error(store, h->peer_chain ? X509_V_ERR_CERT_REVOKED : X509_V_ERR_OUT_OF_MEM);
     return false;
@@ -250,13 +250,25 @@ void handshake_free(struct handshake *h)
     free(h);
 }
 
+/* Takes all that OpenSSL has noted. The peer is not to blame then, whatever else was said. */
+static bool lacked_memory(void)
+{
+    bool lacked = false;
+    for (unsigned long code; (code = ERR_get_error());)
+        lacked = lacked || ERR_GET_REASON(code) == ERR_R_MALLOC_FAILURE;
+    return lacked;
+}
+
 static enum handshake_state fail(struct handshake *h)
 {
     if (h->client && h->identity->sessions)
         session_drop_dialled(h->identity->sessions, &h->place);
     unsigned long code = ERR_peek_error();
     const char *why = code ? ERR_reason_error_string(code) : NULL;
-    if (h->reason == REASON_ok) {
+    if (lacked_memory()) {
+        h->reason = REASON_overload;
+        snprintf(h->detail, sizeof h->detail, "out of memory");
+    } else if (h->reason == REASON_ok) {
         bool missing = ERR_GET_LIB(code) == ERR_LIB_SSL &&
                        ERR_GET_REASON(code) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE;
         h->reason = missing ? REASON_peer_cert_missing : REASON_tls_handshake_failed;

@@ -13,6 +13,8 @@ enum reason peer_chain_reason(int code)
         return REASON_peer_cert_expired;
     case X509_V_ERR_CERT_REVOKED:
         return REASON_peer_cert_revoked;
+    case X509_V_ERR_OUT_OF_MEM:
+        return REASON_overload;
     default:
         return REASON_peer_cert_invalid;
     }
@@ -82,6 +84,8 @@ static char *only_uri(struct handshake *h, X509 *leaf, enum reason *reason)
         refuse(h, *reason, "the peer's URI name is not a SPIFFE identity");
     else if ((copy = strndup((const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri))))
         *reason = REASON_ok;
+    else
+        *reason = refuse(h, REASON_overload, "out of memory");
     GENERAL_NAMES_free(names);
     return copy;
 }

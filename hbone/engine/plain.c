@@ -151,9 +151,17 @@ static bool queue_rest(struct plain *p, const struct iovec *pieces, int n, size_
     return true;
 }
 
+/* What is queued for a stream's socket counts on its tunnel. */
+static void note_queued(struct plain *p, size_t n)
+{
+    struct flow *f = p->flow;
+    if (f->stream.tunnel && p == flow_plain(f))
+        f->stream.tunnel->buffered += n;
+}
+
 ssize_t plain_write(struct plain *p, struct iovec *pieces, int n)
 {
-    size_t total = 0;
+    size_t total = 0, before = p->out.size;
     ssize_t sent = 0;
     for (int i = 0; i < n; i++)
         total += pieces[i].iov_len;
@@ -163,8 +171,10 @@ ssize_t plain_write(struct plain *p, struct iovec *pieces, int n)
         return -1;
     if ((size_t)sent < total) {
         p->blocked = p->connected; /* a connecting socket is drained when it connects */
-        if (!queue_rest(p, pieces, n, (size_t)sent)) {
-            flow_abort(p->flow, REASON_internal, ENOMEM, H2_INTERNAL_ERROR);
+        bool queued = queue_rest(p, pieces, n, (size_t)sent);
+        note_queued(p, p->out.size - before);
+        if (!queued) {
+            flow_out_of_memory(p->flow);
             return -1;
         }
         flow_watch_progress(p->flow);
@@ -180,10 +190,10 @@ void plain_connected(struct plain *p, const struct header_list *headers)
     p->connected = true;
     if (f->shape == SHAPE_HBONE)
         stream_answer_ok(f);
-    if (flow_alive(f)) {
+    if (flow_alive(f))
         flow_established(f, headers);
+    if (flow_alive(f))
         drain(p);
-    }
 }
 
 static bool finish_connect(struct plain *p, uint32_t events)

@@ -113,7 +113,7 @@ void pool_submit(struct flow *f)
     if (entry)
         enqueue(f, entry);
     else
-        flow_abort(f, REASON_internal, 0, H2_CANCEL);
+        flow_out_of_memory(f);
 }
 
 void pool_retry(struct flow *f)

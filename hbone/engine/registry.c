@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "acceptor.h"
 #include "command.h"
 #include "dial.h"
 
@@ -39,6 +40,12 @@ static int copy_fd(int fd)
     return copy >= 0 ? copy : -errno;
 }
 
+static void notice_all(struct engine *e, enum notice notice)
+{
+    for (unsigned i = 0; i < e->n_workers; i++)
+        mailbox_notice(&e->workers[i], notice);
+}
+
 int engine_add_netns(struct engine *e, int fd)
 {
     struct netns *n = calloc(1, sizeof *n);
@@ -61,18 +68,11 @@ void engine_remove_netns(struct engine *e, int netns)
 {
     pthread_mutex_lock(&e->lock);
     struct netns *n = table_take(&e->netns, netns);
-    bool stopped = e->stopped;
     pthread_mutex_unlock(&e->lock);
     if (!n)
         return;
     atomic_store(&n->removed, true);
-    for (unsigned i = 0; i < e->n_workers && !stopped; i++) {
-        struct command *c = command_new(COMMAND_LEAVE);
-        if (!c)
-            break;
-        c->netns = netns_ref(n);
-        mailbox_post(&e->workers[i], c, true);
-    }
+    notice_all(e, NOTICE_LEAVE);
     netns_unref(n);
     engine_forget(e);
 }
@@ -87,18 +87,38 @@ struct netns *registry_netns(struct engine *e, int handle)
 
 /* ---- listeners */
 
-static int post_all(struct engine *e, enum command_type type, struct listener *l, uint32_t tag, bool every_tag)
+static void free_commands(struct command *list)
 {
+    struct command *next;
+    for (; list; list = next) {
+        next = list->next;
+        command_free(list);
+    }
+}
+
+/* One for each worker, or, without memory, NULL. */
+static struct command *command_for_all(const struct engine *e, enum command_type type)
+{
+    struct command *list = NULL;
     for (unsigned i = 0; i < e->n_workers; i++) {
         struct command *c = command_new(type);
-        if (!c)
-            return -ENOMEM;
-        c->listener = listener_ref(l);
-        c->tag = tag;
-        c->every_tag = every_tag;
-        mailbox_post(&e->workers[i], c, true);
+        if (!c) {
+            free_commands(list);
+            return NULL;
+        }
+        c->next = list;
+        list = c;
     }
-    return 0;
+    return list;
+}
+
+static void post_all(struct engine *e, struct command *list)
+{
+    struct command *next;
+    for (unsigned i = 0; list; i++, list = next) {
+        next = list->next;
+        mailbox_post(&e->workers[i], list, true);
+    }
 }
 
 static struct listener *listener_new(int fd, enum listener_kind kind, uint32_t tag, uint32_t identity)
@@ -120,6 +140,35 @@ static struct listener *listener_new(int fd, enum listener_kind kind, uint32_t t
     return l;
 }
 
+static struct command *command_listen(const struct engine *e, struct listener *l)
+{
+    struct command *list = command_for_all(e, COMMAND_LISTEN);
+    for (struct command *c = list; c; c = c->next)
+        if (!(c->acceptor = acceptor_new(l))) {
+            free_commands(list);
+            return NULL;
+        }
+    return list;
+}
+
+/* Its handle, or -errno. */
+static int add_listener(struct engine *e, struct listener *l)
+{
+    struct command *list = command_listen(e, l);
+    if (!list)
+        return -ENOMEM;
+    pthread_mutex_lock(&e->lock);
+    int handle = e->stopped ? -ESHUTDOWN : table_add(&e->listeners, l);
+    if (handle > 0)
+        listener_ref(l); /* the table's */
+    pthread_mutex_unlock(&e->lock);
+    if (handle > 0)
+        post_all(e, list);
+    else
+        free_commands(list);
+    return handle;
+}
+
 int engine_listen(struct engine *e, int fd, enum listener_kind kind, int netns, uint32_t tag, uint32_t identity)
 {
     struct netns *n = registry_netns(e, netns);
@@ -131,13 +180,7 @@ int engine_listen(struct engine *e, int fd, enum listener_kind kind, int netns, 
         return -errno;
     }
     l->netns = n;
-    pthread_mutex_lock(&e->lock);
-    int handle = e->stopped ? -ESHUTDOWN : table_add(&e->listeners, l);
-    if (handle > 0)
-        listener_ref(l); /* the table's; ours lasts until the workers have theirs */
-    pthread_mutex_unlock(&e->lock);
-    if (handle > 0)
-        post_all(e, COMMAND_LISTEN, l, tag, false);
+    int handle = add_listener(e, l);
     listener_unref(l);
     return handle;
 }
@@ -150,7 +193,7 @@ void engine_unlisten(struct engine *e, int listener)
     if (!l)
         return;
     atomic_store(&l->closed, true);
-    post_all(e, COMMAND_UNLISTEN, l, 0, false);
+    notice_all(e, NOTICE_UNLISTEN);
     listener_unref(l);
 }
 
@@ -168,20 +211,29 @@ static void close_listeners(struct engine *e, uint32_t tag, bool every_tag)
     pthread_mutex_unlock(&e->lock);
 }
 
+static int drain(struct engine *e, uint32_t tag, bool every_tag)
+{
+    struct command *list = command_for_all(e, COMMAND_DRAIN);
+    if (!list)
+        return -ENOMEM;
+    for (struct command *c = list; c; c = c->next) {
+        c->tag = tag;
+        c->every_tag = every_tag;
+    }
+    post_all(e, list);
+    close_listeners(e, tag, every_tag);
+    engine_forget(e);
+    return 0;
+}
+
 int engine_drain(struct engine *e, uint32_t tag)
 {
-    int error = post_all(e, COMMAND_DRAIN, NULL, tag, false);
-    close_listeners(e, tag, false);
-    engine_forget(e);
-    return error;
+    return drain(e, tag, false);
 }
 
 int engine_drain_all(struct engine *e)
 {
-    int error = post_all(e, COMMAND_DRAIN, NULL, 0, true);
-    close_listeners(e, 0, true);
-    engine_forget(e);
-    return error;
+    return drain(e, 0, true);
 }
 
 /* ---- identities */
@@ -202,14 +254,13 @@ static struct identity **identity_place(struct engine *e, uint32_t id)
     return &all[e->n_identities++];
 }
 
-/* Tunnels that were dialled with it and carry nothing are closed; without memory for that they fall idle. */
-static void retire(struct engine *e, struct identity *old, bool running)
+/* Tunnels that were dialled with it and carry nothing are closed. */
+static void retire(struct engine *e, struct identity *old)
 {
     if (!old)
         return;
     atomic_store(&old->replaced, true);
-    if (running)
-        post_all(e, COMMAND_RETIRE, NULL, 0, false);
+    notice_all(e, NOTICE_RETIRE);
     identity_unref(old);
 }
 
@@ -235,27 +286,25 @@ int engine_set_identity(struct engine *e, uint32_t identity, const char *chain, 
         return -1;
     pthread_mutex_lock(&e->lock);
     struct identity **place = e->stopped ? NULL : identity_place(e, identity);
+    bool stopped = e->stopped;
     if (place) {
         old = *place;
         *place = made;
     }
     pthread_mutex_unlock(&e->lock);
     engine_forget(e); /* kept verdicts lead to tunnels of the old one */
-    retire(e, old, place != NULL);
-    return 0;
+    retire(e, old);
+    if (place || stopped)
+        return 0;
+    snprintf(error, error_size, "out of memory");
+    return -1;
 }
 
 int engine_set_crls(struct engine *e, const struct crl_file *files, size_t n, char *error, size_t error_size)
 {
     if (!revocation_set(e->revocation, files, n, error, error_size))
         return -1;
-    pthread_mutex_lock(&e->lock);
-    bool stopped = e->stopped;
-    pthread_mutex_unlock(&e->lock);
-    if (!stopped && post_all(e, COMMAND_REVOKE, NULL, 0, false)) {
-        snprintf(error, error_size, "out of memory");
-        return -1;
-    }
+    notice_all(e, NOTICE_REVOKE);
     return 0;
 }
 
@@ -268,10 +317,9 @@ void engine_drop_identity(struct engine *e, uint32_t identity)
             old = e->identities[i];
             e->identities[i] = NULL;
         }
-    bool running = !e->stopped;
     pthread_mutex_unlock(&e->lock);
     engine_forget(e);
-    retire(e, old, running);
+    retire(e, old);
 }
 
 struct identity *registry_identity(struct engine *e, uint32_t id)

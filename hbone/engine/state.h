@@ -131,6 +131,8 @@ struct flow {
     uint8_t retries;
     bool established;
     bool hidden; /* the far half of a stream that goes into a stream: its owner does not know it */
+    bool unknown; /* there was no memory to tell its owner of it */
+    bool untold;  /* its end: `doomed` is the reason, and its memory becomes the event */
     uint16_t doomed; /* a reason: the other half ended so, and this one is about to */
     int doomed_error;
     struct flow *twin; /* the other half; NULL: there is none (any more) */
@@ -188,14 +190,16 @@ struct tunnel {
     struct worker *worker;
     struct link link; /* worker.tunnels, or worker.dead_tunnels */
     struct link again; /* worker.again */
+    struct link dirty; /* worker.dirty */
     uint64_t id;
     uint8_t state, drain;
     bool client;
     bool greeted; /* the peer's SETTINGS have come: the connection is known to work */
-    bool settings_acked, dirty, blocked, counted_handshake, opened;
+    bool settings_acked, blocked, counted_handshake, opened;
     bool peer_closed; /* close_notify or EOF came */
     bool goaway_got, goaway_sent, fin_sent;
     bool ending, closing_told; /* the end has begun; everything was told of it */
+    uint16_t untold; /* why it closed, when there was no memory to tell; its own becomes the event. 0: told */
     bool defective; /* was asked for a change of state that there is not: ends by its timer */
     bool socket_broken, hung_up, peer_eof, notify_due;
     bool in_order; /* ends because it has no more to do: what it said must arrive */
@@ -273,6 +277,7 @@ struct mailbox {
     pthread_mutex_t lock;
     struct command *head, **tail;
     atomic_bool filled;
+    unsigned notices;
     bool signalled, closed;
 };
 
@@ -312,8 +317,7 @@ struct worker {
     struct link dead_flows, dead_tunnels, dead_acceptors;
     struct link ready; /* flows */
     struct link again; /* tunnels with more to read */
-    struct tunnel **dirty;
-    size_t n_dirty, dirty_room;
+    struct link dirty; /* tunnels with frames to flush before the round ends */
     struct pool_entry *pool[POOL_BUCKETS];
     struct link due_pools;
     struct buffers buffers;

@@ -11,6 +11,7 @@
     X(shed_flows)                                                                                  \
     X(shed_tunnels)                                                                                \
     X(shed_handshakes)                                                                             \
+    X(shed_memory)                                                                                 \
     X(flows_opened)                                                                                \
     X(flows_closed)                                                                                \
     X(tunnels_accepted)                                                                            \

@@ -191,9 +191,9 @@ void stream_pump(struct flow *f)
     int n;
     if (!t || !p->readable || p->got_end || stream_sent_end(&f->stream) || !may_send(f, p))
         return;
-    if (!tunnel_room(t, RECORD_PLAIN)) { /* blocked by now, or dead */
-        if (flow_alive(f))
-            may_send(f, p);
+    if (!tunnel_room(t, RECORD_PLAIN)) { /* blocked by now, dead, or without memory */
+        if (flow_alive(f) && may_send(f, p))
+            flow_out_of_memory(f);
         return;
     }
     int64_t limit = f->stream.send_window < t->send_window ? f->stream.send_window : t->send_window;
@@ -274,7 +274,6 @@ static void deliver(struct gather *g)
         return;
     struct plain *p = flow_plain(f);
     struct tunnel *t = f->stream.tunnel;
-    size_t before = p->out.size;
     f->gather = NULL;
     g->flow = NULL;
     if (!g->n || p->sent_end)
@@ -282,8 +281,6 @@ static void deliver(struct gather *g)
     ssize_t sent = plain_write(p, g->pieces, g->n);
     if (sent < 0)
         return;
-    if (t)
-        t->buffered += p->out.size - before;
     if (sent)
         stream_delivered(f, p, (size_t)sent, false);
     if (t && t->buffered > f->worker->engine->config.tunnel_buffer_max)

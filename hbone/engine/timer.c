@@ -36,7 +36,26 @@ static void sift_down(struct timer_heap *heap, size_t i)
     place(heap, i, t);
 }
 
-bool timer_set(struct timer_heap *heap, struct timer *t, uint64_t when)
+bool timer_reserve(struct timer_heap *heap)
+{
+    if (heap->owners == heap->room) {
+        size_t room = heap->room ? 2 * heap->room : 64;
+        struct timer **slots = realloc(heap->slots, room * sizeof *slots);
+        if (!slots)
+            return false;
+        heap->slots = slots;
+        heap->room = room;
+    }
+    heap->owners++;
+    return true;
+}
+
+void timer_release(struct timer_heap *heap)
+{
+    heap->owners--;
+}
+
+void timer_set(struct timer_heap *heap, struct timer *t, uint64_t when)
 {
     if (t->index) {
         uint64_t before = t->when;
@@ -45,20 +64,11 @@ bool timer_set(struct timer_heap *heap, struct timer *t, uint64_t when)
             sift_up(heap, t->index - 1);
         else
             sift_down(heap, t->index - 1);
-        return true;
-    }
-    if (heap->used == heap->room) {
-        size_t room = heap->room ? 2 * heap->room : 64;
-        struct timer **slots = realloc(heap->slots, room * sizeof *slots);
-        if (!slots)
-            return false;
-        heap->slots = slots;
-        heap->room = room;
+        return;
     }
     t->when = when;
     place(heap, heap->used++, t);
     sift_up(heap, t->index - 1);
-    return true;
 }
 
 void timer_clear(struct timer_heap *heap, struct timer *t)
@@ -98,5 +108,5 @@ void timer_heap_free(struct timer_heap *heap)
 {
     free(heap->slots);
     heap->slots = NULL;
-    heap->used = heap->room = 0;
+    heap->used = heap->room = heap->owners = 0;
 }

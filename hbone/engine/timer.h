@@ -14,11 +14,15 @@ struct timer {
 
 struct timer_heap {
     struct timer **slots;
-    size_t used, room;
+    size_t used, room, owners;
 };
 
-/* Arms, or moves, the timer. Fails (false) only without memory. */
-bool timer_set(struct timer_heap *heap, struct timer *t, uint64_t when);
+/* Each owner of a timer has room for it from its birth to its end, so that a deadline never fails for want of memory.
+ * False without memory; then nothing was reserved. */
+bool timer_reserve(struct timer_heap *heap);
+void timer_release(struct timer_heap *heap);
+/* Arms, or moves, the timer of one who has reserved. */
+void timer_set(struct timer_heap *heap, struct timer *t, uint64_t when);
 void timer_clear(struct timer_heap *heap, struct timer *t);
 /* Takes out the earliest timer that is due; NULL when none is. */
 struct timer *timer_due(struct timer_heap *heap, uint64_t now);

@@ -13,6 +13,8 @@ static void tell(struct worker *w, uint32_t tag, int machine, unsigned from, uns
         return;
     machine_forbids(text, sizeof text, machine, from, to);
     struct engine_event *event = event_new(EVENT_DEFECT, &detail, 1, NULL, 0);
+    if (!event)
+        return;
     event->tag = tag;
     event_post(w, event);
 }

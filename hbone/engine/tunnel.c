@@ -20,15 +20,27 @@
 
 /* ---- birth */
 
+static struct tunnel *tunnel_alloc(struct worker *w, int fd)
+{
+    if (!timer_reserve(&w->timers))
+        return NULL;
+    struct tunnel *t = calloc(1, sizeof *t);
+    if (t) {
+        t->source = (struct source){SOURCE_TUNNEL, fd};
+        if (worker_watch(w, fd, &t->source))
+            return t;
+    }
+    free(t);
+    timer_release(&w->timers);
+    return NULL;
+}
+
 static struct tunnel *tunnel_new(struct worker *w, int fd, bool client)
 {
     struct engine *e = w->engine;
-    struct tunnel *t = calloc(1, sizeof *t);
-    if (!t)
-        return NULL;
-    t->source = (struct source){SOURCE_TUNNEL, fd};
-    if (!worker_watch(w, fd, &t->source)) {
-        free(t);
+    struct tunnel *t = tunnel_alloc(w, fd);
+    if (!t) {
+        COUNT(w, shed_memory);
         return NULL;
     }
     t->worker = w;
@@ -48,6 +60,7 @@ static struct tunnel *tunnel_new(struct worker *w, int fd, bool client)
     list_init(&t->starved);
     list_init(&t->pooled);
     list_init(&t->again);
+    list_init(&t->dirty);
     list_append(&w->tunnels, &t->link);
     t->counted_handshake = true;
     atomic_fetch_add(&e->n_handshakes, 1);
@@ -125,18 +138,22 @@ void tunnel_handshake_over(struct tunnel *t)
     t->counted_handshake = false;
 }
 
-static void announce_open(struct tunnel *t)
+/* False without memory. */
+static bool announce_open(struct tunnel *t)
 {
     const char *identity = t->peer_identity;
     if (!t->worker->engine->config.tunnel_events)
-        return;
+        return true;
     struct engine_event *event = event_new(EVENT_TUNNEL_OPENED, &identity, 1, NULL, 0);
+    if (!event)
+        return false;
     event->tag = t->tag;
     event->tunnel = t->id;
     event->inbound = !t->client;
     event->peer = t->peer;
     event->local = t->local;
     event_post(t->worker, event);
+    return true;
 }
 
 /* What the handshake knows is needed to make a session of the ticket. */
@@ -156,29 +173,28 @@ void tunnel_opened(struct tunnel *t)
     struct worker *w = t->worker;
     const struct engine_config *c = &w->engine->config;
     if (!handshake_keys(t->handshake, w->engine->mb, &t->sealing, &t->opening)) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "no traffic secrets");
+        tunnel_out_of_memory(t);
         return;
     }
     t->peer_identity = strdup(t->handshake->peer_identity);
     t->peer_chain = peer_chain_ref(t->handshake->peer_chain);
-    if (!t->peer_identity) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
+    if (!t->peer_identity || !announce_open(t)) {
+        tunnel_out_of_memory(t);
         return;
     }
+    t->opened = true;
     if (t->handshake->resumed)
         COUNT(w, handshakes_resumed);
     await_ticket(t);
     tunnel_handshake_over(t);
     if (!tunnel_move(t, TUNNEL_OPEN))
         return;
-    t->opened = true;
     t->phase_deadline = w->now + c->preface_timeout;
     t->settings_deadline = w->now + c->settings_timeout;
     t->ping_due = w->now + c->ping_interval;
     t->idle_since = w->now;
     t->expiry_check = c->cut_expired && t->peer_chain ? w->now : 0;
     COUNT(w, tunnels_opened);
-    announce_open(t);
     if (!tunnel_preface(t))
         return;
     tunnel_rearm(t);
@@ -208,8 +224,12 @@ static void begin_handshake(struct tunnel *t)
     const struct route *key = t->entry->key;
     struct session_place place = {key->destination, key->netns};
     t->handshake = handshake_new(t->identity, true, key->bytes, key->n_sans, &place);
-    if (!t->handshake || handshake_step(t->handshake, NULL, 0) == HANDSHAKE_FAILED) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "cannot begin a handshake");
+    if (!t->handshake) {
+        tunnel_out_of_memory(t);
+        return;
+    }
+    if (handshake_step(t->handshake, NULL, 0) == HANDSHAKE_FAILED) {
+        tunnel_fail(t, t->handshake->reason, SILENTLY, t->handshake->detail);
         return;
     }
     size_t size = handshake_output(t->handshake, &out);

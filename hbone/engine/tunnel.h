@@ -42,6 +42,8 @@ enum { SILENTLY = -1 };
 void tunnel_fail(struct tunnel *t, enum reason reason, int code, const char *detail);
 /* As tunnel_fail, for a socket's error. */
 void tunnel_socket_failed(struct tunnel *t, int error);
+/* There was no memory for what it needs. Always false. */
+bool tunnel_out_of_memory(struct tunnel *t);
 /* An overdrawn budget: ENHANCE_YOUR_CALM. Always false. */
 bool tunnel_abused(struct tunnel *t, _Atomic uint64_t *counter, const char *detail);
 /* Ends the tunnel if a certificate of its peer has been revoked. */

@@ -26,8 +26,10 @@ static void announce_failure(struct tunnel *t, enum reason reason, const char *d
     COUNT(w, tunnel_failures);
     if (!event_may_tell(w))
         return;
-    COUNT(w, tunnel_failures_reported);
     struct engine_event *event = event_new(EVENT_TUNNEL_FAILED, &detail, 1, NULL, 0);
+    if (!event)
+        return;
+    COUNT(w, tunnel_failures_reported);
     event->tag = t->tag;
     event->peer = t->peer;
     event->inbound = !t->client;
@@ -41,8 +43,10 @@ static void tunnel_bury(struct tunnel *t)
     if (!tunnel_move(t, TUNNEL_DEAD))
         return;
     timer_clear(&w->timers, &t->timer);
+    timer_release(&w->timers);
     list_remove(&t->link);
     list_remove(&t->again);
+    list_remove(&t->dirty);
     list_append(&w->dead_tunnels, &t->link);
     tunnel_handshake_over(t);
     if (t->peer_closed || t->fin_sent)
@@ -62,9 +66,23 @@ static void announce_close(struct tunnel *t, enum reason reason)
     if (!t->opened || !t->worker->engine->config.tunnel_events)
         return;
     struct engine_event *event = event_new(EVENT_TUNNEL_CLOSED, NULL, 0, NULL, 0);
+    if (!event) {
+        t->untold = (uint16_t)reason;
+        return;
+    }
     event->tunnel = t->id;
     event->reason = (uint16_t)reason;
     event_post(t->worker, event);
+}
+
+/* As with flows: where there was no memory for the event, the tunnel's becomes it. */
+static void tell_late(struct tunnel *t)
+{
+    struct worker *w = t->worker;
+    struct engine_event event = {.type = EVENT_TUNNEL_CLOSED, .tunnel = t->id, .reason = t->untold};
+    _Static_assert(sizeof event <= sizeof *t, "an event fits into a tunnel");
+    memcpy(t, &event, sizeof event);
+    event_post(w, (struct engine_event *)t);
 }
 
 void tunnel_free(struct tunnel *t)
@@ -87,7 +105,10 @@ void tunnel_free(struct tunnel *t)
     handshake_free(t->ticketing);
     free(t->peer_identity);
     peer_chain_free(t->peer_chain);
-    free(t);
+    if (t->untold)
+        tell_late(t);
+    else
+        free(t);
 }
 
 static uint32_t last_processed(const struct tunnel *t)
@@ -177,7 +198,7 @@ void tunnel_fail(struct tunnel *t, enum reason reason, int code, const char *det
     if (t->state == TUNNEL_CLOSING && t->closing_told)
         tunnel_bury(t);
     else if (t->state < TUNNEL_CLOSING)
-        tunnel_end(t, reason, code, 0, detail, t->state != TUNNEL_CONNECTING);
+        tunnel_end(t, reason, code, 0, detail, t->state != TUNNEL_CONNECTING && !t->socket_broken);
 }
 
 void tunnel_socket_failed(struct tunnel *t, int error)
@@ -190,6 +211,13 @@ void tunnel_socket_failed(struct tunnel *t, int error)
         tunnel_fail(t, REASON_ok, SILENTLY, NULL);
     else if (tunnel_alive(t))
         tunnel_end(t, reason, SILENTLY, error, strerror(error), false);
+}
+
+bool tunnel_out_of_memory(struct tunnel *t)
+{
+    COUNT(t->worker, shed_memory);
+    tunnel_fail(t, REASON_overload, H2_INTERNAL_ERROR, "out of memory");
+    return false;
 }
 
 bool tunnel_abused(struct tunnel *t, _Atomic uint64_t *counter, const char *detail)

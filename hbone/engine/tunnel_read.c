@@ -33,10 +33,8 @@ static bool handshake_record(struct tunnel *t, const uint8_t *record, size_t siz
 {
     const uint8_t *out;
     struct handshake *h = handshake_of(t);
-    if (!h) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
-        return false;
-    }
+    if (!h)
+        return tunnel_out_of_memory(t);
     enum handshake_state state = handshake_step(h, record, size);
     size_t out_size = handshake_output(h, &out);
     if (out_size)
@@ -90,7 +88,7 @@ static bool on_key_update(struct tunnel *t, uint8_t request, bool at_end)
     if (!bucket_pour(&t->budgets.key_updates, LIMIT_KEY_UPDATES, 1, t->worker->now))
         return tunnel_abused(t, &t->worker->stats.abuse_key_updates, "too many KeyUpdate messages");
     if (!record_keys_update(&t->opening, false))
-        return broken(t, "key update failed");
+        return tunnel_out_of_memory(t);
     COUNT(t->worker, keys_updated);
     if (request)
         tunnel_update_key(t, false);
@@ -225,7 +223,7 @@ static void keep_partial(struct tunnel *t, const uint8_t *bytes, size_t size)
         return;
     }
     if (!t->partial && !(t->partial = chunk_get(b))) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
+        tunnel_out_of_memory(t);
         return;
     }
     memcpy(t->partial->bytes, bytes, size);

@@ -85,8 +85,10 @@ void tunnel_send_raw(struct tunnel *t, const uint8_t *bytes, size_t size)
     } else if ((size_t)sent < size) {
         kept = keep_rest(t, bytes + sent, size - (size_t)sent);
     }
-    if (!kept)
-        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
+    if (!kept) {
+        t->socket_broken = true; /* what comes next would not follow what was sent */
+        tunnel_out_of_memory(t);
+    }
 }
 
 /* ---- sealing */
@@ -158,8 +160,10 @@ void tunnel_update_key(struct tunnel *t, bool request)
 {
     uint8_t message[6] = {KEY_UPDATE, 0, 0, 1, request};
     send_record(t, message, 5, CONTENT_HANDSHAKE);
-    if (!record_keys_update(&t->sealing, true))
-        tunnel_fail(t, REASON_internal, SILENTLY, "key update failed");
+    if (!record_keys_update(&t->sealing, true)) {
+        t->socket_broken = true; /* the peer has changed its key */
+        tunnel_out_of_memory(t);
+    }
     COUNT(t->worker, keys_updated);
 }
 
@@ -193,8 +197,8 @@ void tunnel_writable(struct tunnel *t)
 
 void tunnel_mark(struct tunnel *t)
 {
-    if (!t->dirty && worker_note_dirty(t->worker, t))
-        t->dirty = true;
+    if (!list_linked(&t->dirty))
+        list_append(&t->worker->dirty, &t->dirty);
 }
 
 static bool have_block(struct tunnel *t)
@@ -227,7 +231,7 @@ static uint8_t *reserve(struct tunnel *t, size_t n)
         return NULL;
     }
     if (!have_block(t)) {
-        tunnel_fail(t, REASON_internal, SILENTLY, "out of memory");
+        tunnel_out_of_memory(t);
         return NULL;
     }
     uint8_t *p = t->plain + t->plain_size;

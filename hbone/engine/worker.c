@@ -25,7 +25,7 @@
 #include "stream.h"
 #include "tunnel.h"
 
-enum { EVENTS = 512, TRIM_INTERVAL = 1000 /* ms */ };
+enum { EVENTS = 512, TRIM_INTERVAL = 1000 /* ms */, OWN_TIMERS = 3 };
 
 /* ---- epoll */
 
@@ -33,22 +33,6 @@ bool worker_watch(struct worker *w, int fd, struct source *source)
 {
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = source};
     return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
-}
-
-bool worker_note_dirty(struct worker *w, struct tunnel *t)
-{
-    if (w->n_dirty == w->dirty_room) {
-        size_t room = w->dirty_room ? 2 * w->dirty_room : 256;
-        struct tunnel **dirty = realloc(w->dirty, room * sizeof *dirty);
-        if (!dirty) {
-            tunnel_flush(t); /* without a note it would be forgotten */
-            return false;
-        }
-        w->dirty = dirty;
-        w->dirty_room = room;
-    }
-    w->dirty[w->n_dirty++] = t;
-    return true;
 }
 
 /* ---- commands */
@@ -101,10 +85,8 @@ static void run_command(struct worker *w, struct command *c)
 {
     switch (c->type) {
     case COMMAND_LISTEN:
-        acceptor_add(w, c->listener);
-        break;
-    case COMMAND_UNLISTEN:
-        acceptor_remove(w, c->listener);
+        acceptor_add(w, c->acceptor);
+        c->acceptor = NULL;
         break;
     case COMMAND_DRAIN:
         drain(w, c->tag, c->every_tag);
@@ -113,21 +95,8 @@ static void run_command(struct worker *w, struct command *c)
         acceptor_adopt(w, c->fd, c->listener, &c->peer);
         c->fd = -1;
         break;
-    case COMMAND_LEAVE:
-        dial_leave(w, c->netns);
-        pool_retire(w);
-        break;
     case COMMAND_FORGOTTEN:
         event_forgotten(w, c->token);
-        break;
-    case COMMAND_REVOKE:
-        check_revoked(w);
-        break;
-    case COMMAND_RETIRE:
-        pool_retire(w);
-        break;
-    case COMMAND_STOP:
-        w->stopping = true;
         break;
     default:
         flow_command(w, c);
@@ -135,14 +104,31 @@ static void run_command(struct worker *w, struct command *c)
     }
 }
 
+static void run_notices(struct worker *w, unsigned notices)
+{
+    if (notices & NOTICE_UNLISTEN)
+        acceptor_remove_closed(w);
+    if (notices & NOTICE_LEAVE)
+        dial_leave_removed(w);
+    if (notices & (NOTICE_LEAVE | NOTICE_RETIRE))
+        pool_retire(w);
+    if (notices & NOTICE_REVOKE)
+        check_revoked(w);
+    if (notices & NOTICE_STOP)
+        w->stopping = true;
+}
+
 static void run_commands(struct worker *w)
 {
     struct command *next;
-    for (struct command *c = mailbox_take(w); c; c = next) {
+    unsigned notices;
+    for (struct command *c = mailbox_take(w, &notices); c; c = next) {
         next = c->next;
         run_command(w, c);
         command_free(c);
     }
+    if (notices)
+        run_notices(w, notices);
 }
 
 /* ---- a round */
@@ -218,12 +204,9 @@ static void plan_trim(struct worker *w)
 
 static void flush_dirty(struct worker *w)
 {
-    for (size_t i = 0; i < w->n_dirty; i++) { /* flushing may note more */
-        struct tunnel *t = w->dirty[i];
-        t->dirty = false;
-        tunnel_flush(t);
-    }
-    w->n_dirty = 0;
+    struct link *node;
+    while ((node = list_pop(&w->dirty))) /* flushing may add more */
+        tunnel_flush(container_of(node, struct tunnel, dirty));
 }
 
 /* Events of the round may have pointed at what died in it; now nothing does. */
@@ -248,6 +231,8 @@ static void finish_round(struct worker *w)
     }
     event_hand_over(w);
     free_dead(w);
+    if (w->urgent_events) /* what died told of it itself */
+        event_hand_over(w);
     plan_trim(w);
 }
 
@@ -289,8 +274,8 @@ static void abort_all(struct worker *w)
     while ((node = w->flows.next) != &w->flows)
         flow_drop(container_of(node, struct flow, link), REASON_shutdown, 0);
     pool_balance_due(w);
-    event_hand_over(w);
     free_dead(w);
+    event_hand_over(w);
 }
 
 static void *run(void *argument)
@@ -300,7 +285,7 @@ static void *run(void *argument)
     while (!w->stopping)
         round_of(w);
     abort_all(w);
-    dial_leave(w, NULL);
+    dial_leave(w);
     return NULL;
 }
 
@@ -310,9 +295,20 @@ static void init_lists(struct worker *w)
 {
     struct link *lists[] = {&w->flows,         &w->tunnels,     &w->acceptors, &w->dead_flows,
                             &w->dead_tunnels, &w->dead_acceptors, &w->ready,     &w->due_pools,
-                            &w->again};
+                            &w->again,        &w->dirty};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
         list_init(lists[i]);
+}
+
+static bool reserve_timers(struct worker *w)
+{
+    w->accept_timer.kind = TIMER_ACCEPT;
+    w->trim_timer.kind = TIMER_TRIM;
+    w->events_timer.kind = TIMER_EVENTS;
+    for (int i = 0; i < OWN_TIMERS; i++)
+        if (!timer_reserve(&w->timers))
+            return false;
+    return true;
 }
 
 int worker_init(struct worker *w, struct engine *e, unsigned index)
@@ -321,9 +317,6 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->index = index;
     w->home_netns = w->wake.fd = -1;
     w->wake.kind = SOURCE_WAKE;
-    w->accept_timer.kind = TIMER_ACCEPT;
-    w->trim_timer.kind = TIMER_TRIM;
-    w->events_timer.kind = TIMER_EVENTS;
     w->events_tail = &w->events;
     if (getrandom(&w->random, sizeof w->random, 0) < 0)
         return -errno;
@@ -336,7 +329,7 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->read_buffer = malloc(READ_SIZE);
     w->seal_buffer = block_get(&w->buffers);
     w->gathers = malloc(GATHERS * sizeof *w->gathers);
-    if (!w->read_buffer || !w->seal_buffer || !w->gathers ||
+    if (!w->read_buffer || !w->seal_buffer || !w->gathers || !reserve_timers(w) ||
         !header_list_init(&w->headers, e->config.max_header_list) || !worker_watch(w, w->wake.fd, &w->wake))
         return -ENOMEM;
     return 0;
@@ -371,7 +364,6 @@ void worker_close(struct worker *w)
     close_if_open(&w->epoll);
     close_if_open(&w->home_netns);
     mailbox_close(w);
-    free(w->dirty);
     free(w->read_buffer);
     free(w->seal_buffer);
     free(w->gathers);

@@ -13,7 +13,5 @@ void worker_free(struct worker *w);
 
 /* Edge-triggered, for everything. */
 bool worker_watch(struct worker *w, int fd, struct source *source);
-/* Notes that the tunnel has frames to flush before the round ends. */
-bool worker_note_dirty(struct worker *w, struct tunnel *t);
 
 #endif

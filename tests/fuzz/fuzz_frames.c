@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "identity.h"
+#include "shortage.h"
 
 enum { APPS = 64, SECRET = 7, CLOCK_STEP = 50, TAG = 1, FRAMES_LIMIT = 1 << 20 };
 
@@ -51,6 +52,7 @@ static struct engine_event *asked[256];
 static unsigned n_asked;
 static uint64_t tokens[256];
 static unsigned n_tokens;
+static unsigned long n_begun, n_ended; /* of the flows that the owner heard of */
 
 static void require(bool holds)
 {
@@ -99,10 +101,13 @@ bool __wrap_handshake_keys(struct handshake *h, const struct ipsec_mb *mb, struc
     uint8_t ours[SECRET_LARGEST] = {SECRET}, theirs[SECRET_LARGEST] = {SECRET + 1};
     (void)h;
     (void)mb;
-    return record_keys_init(sealing, NULL, SUITE_AES_128_GCM_SHA256, ours, true) &&
-           record_keys_init(opening, NULL, SUITE_AES_128_GCM_SHA256, theirs, false) &&
-           record_keys_init(&peer_sealing, NULL, SUITE_AES_128_GCM_SHA256, theirs, true) &&
-           record_keys_init(&peer_opening, NULL, SUITE_AES_128_GCM_SHA256, ours, false);
+    bool made = record_keys_init(sealing, NULL, SUITE_AES_128_GCM_SHA256, ours, true) &&
+                record_keys_init(opening, NULL, SUITE_AES_128_GCM_SHA256, theirs, false);
+    bool turn = shortage_engine(false);
+    require(record_keys_init(&peer_sealing, NULL, SUITE_AES_128_GCM_SHA256, theirs, true) &&
+            record_keys_init(&peer_opening, NULL, SUITE_AES_128_GCM_SHA256, ours, false));
+    shortage_engine(turn);
+    return made;
 }
 
 static void set_up(void)
@@ -237,6 +242,8 @@ static void take_events(void)
         if (event->type == EVENT_ESTABLISHED && n_tokens < 256)
             tokens[n_tokens++] = event->token;
         bool question = event->type == EVENT_ACCEPTED || event->type == EVENT_CONNECT_REQUESTED;
+        n_begun += question;
+        n_ended += event->type == EVENT_CLOSED;
         if (question && n_asked < 256)
             asked[n_asked++] = event;
         else
@@ -328,8 +335,10 @@ static void shake_hands(void)
                 ;
         }
         handshake_free(t->handshake);
+        bool turn = shortage_engine(false);
         require((t->handshake = handshake_new(t->identity, t->client, NULL, 0, NULL)) != NULL);
         t->handshake->peer_identity = strdup("spiffe://a/ns/b/sa/c");
+        shortage_engine(turn);
         if (client_role && near_last_id)
             t->next_id = STREAM_ID_LARGEST - 1004;
         tunnel_opened(t);
@@ -341,6 +350,7 @@ static void round_without_clock(void)
 {
     struct worker *w = &world.worker;
     struct epoll_event events[64];
+    shortage_engine(true);
     int n = epoll_wait(w->epoll, events, 64, 0);
     for (int i = 0; i < n; i++)
         run_source(events[i].data.ptr, events[i].events);
@@ -349,14 +359,17 @@ static void round_without_clock(void)
     run_ready(w);
     run_timers(w);
     finish_round(w);
+    shortage_engine(false);
     take_events();
 }
 
 static void connect_app(void)
 {
     int fd = client_role ? new_app() : -1;
+    shortage_engine(true);
     if (fd >= 0)
         flow_accepted(&world.worker, fd, &world.outbound, &(struct address){0});
+    shortage_engine(false);
 }
 
 static void begin(uint8_t manner)
@@ -366,15 +379,18 @@ static void begin(uint8_t manner)
     client_role = manner & 1;
     near_last_id = manner & 2;
     n_apps = n_asked = n_tokens = 0;
+    n_begun = n_ended = 0;
     inbox_size = frames_at = 0;
     peer = -1;
     peer_broken = peer_fin = false;
     memset(&peer_sealing, 0, sizeof peer_sealing);
     memset(&peer_opening, 0, sizeof peer_opening);
+    shortage_engine(true);
     if (client_role)
         connect_app();
     else
         tunnel_accepted(w, pair(&peer), &world.hbone, &(struct address){0});
+    shortage_engine(false);
     round_without_clock();
 }
 
@@ -392,8 +408,11 @@ static void finish(void)
         peer_reads();
         round_without_clock();
     }
+    shortage_engine(true);
     abort_all(w);
+    shortage_engine(false);
     take_events();
+    require(n_begun == n_ended);
     while (n_asked)
         engine_event_free(asked[--n_asked]);
     require(world.engine.n_flows == 0 && world.engine.n_tunnels == 0 && world.engine.n_handshakes == 0);
@@ -401,7 +420,7 @@ static void finish(void)
     for (int kind = LISTENER_OUTBOUND; kind <= LISTENER_HBONE; kind++)
         require(world.engine.n_sockets[kind] == 0);
     require(stat_get(&w->stats.defects) == 0);
-    require(list_empty(&w->ready) && list_empty(&w->due_pools) && !w->n_dirty && !w->n_gathers);
+    require(list_empty(&w->ready) && list_empty(&w->due_pools) && list_empty(&w->dirty) && !w->n_gathers);
     for (int i = 0; i < POOL_BUCKETS; i++)
         require(!w->pool[i]);
     for (unsigned i = 0; i < n_apps; i++)
@@ -507,8 +526,7 @@ static void operate(struct input *in)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void run_input(const uint8_t *data, size_t size)
 {
     struct input in = {data, data + size};
     if (!world.ready)
@@ -519,5 +537,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         round_without_clock();
     }
     finish();
+}
+
+#ifndef RUN_ONLY
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    run_input(data, size);
     return 0;
 }
+#endif

@@ -122,7 +122,14 @@ def frames_() -> list[bytes]:
     return found
 
 
-GENERATORS = {"frames": frames_, "hpack": hpack, "huffman": huffman, "record": record, "spiffe": spiffe}
+GENERATORS = {
+    "frames": frames_,
+    "hpack": hpack,
+    "huffman": huffman,
+    "memory": frames_,
+    "record": record,
+    "spiffe": spiffe,
+}
 
 
 def write(name: str, folder: Path) -> None:

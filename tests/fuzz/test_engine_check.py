@@ -1,4 +1,5 @@
-"""Two whole engines without Python under the sanitizers: no access that is wrong, no byte that is lost, nothing leaked."""
+"""Whole engines without Python under the sanitizers: no access that is wrong, no byte that is lost, nothing leaked; and
+no allocation whose failure costs more than the flow or tunnel that it was for."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from tests.fuzz import run
 
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread"]
 SANITIZE = "-fsanitize=address,undefined"
+OPTIONS = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1"}
+ALLOCATORS = ("malloc", "calloc", "realloc", "aligned_alloc", "strdup", "strndup")
 
 
 def compile_to(folder: Path, source: Path) -> str:
@@ -22,13 +25,36 @@ def compile_to(folder: Path, source: Path) -> str:
     return out
 
 
-@pytest.mark.timeout(600)
-def test_engine_check_is_clean_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder, and the engine's objects in it."""
+    folder = tmp_path_factory.mktemp("core")
     with ThreadPoolExecutor(2) as pool:
-        sources = [*run.core_sources(), run.HERE / "engine_check.c"]
-        objects = list(pool.map(partial(compile_to, tmp_path), sources))
-    program = str(tmp_path / "check")
-    subprocess.run(["gcc", SANITIZE, "-pthread", *objects, "-o", program, "-lssl", "-lcrypto"], check=True)
-    options = {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "halt_on_error=1"}
-    done = subprocess.run([program], env=os.environ | options, capture_output=True, text=True, timeout=400)
+        return folder, list(pool.map(partial(compile_to, folder), run.core_sources()))
+
+
+def check(core: tuple[Path, list[str]], name: str, *arguments: str, wraps: tuple[str, ...] = ()) -> str:
+    """Build and run a program of this folder; what it says."""
+    folder, objects = core
+    program = str(folder / name)
+    own = compile_to(folder, run.HERE / f"{name}.c")
+    wrapped = [f"-Wl,--wrap={function}" for function in wraps]
+    command = ["gcc", SANITIZE, "-pthread", own, *objects, "-o", program, *wrapped, "-lssl", "-lcrypto"]
+    subprocess.run(command, check=True)
+    done = subprocess.run(
+        [program, *arguments], env=os.environ | OPTIONS, capture_output=True, text=True, timeout=3000
+    )
     assert done.returncode == 0, done.stderr[-6000:]
+    return done.stderr
+
+
+@pytest.mark.timeout(600)
+def test_engine_check_is_clean_and_leaves_nothing(core: tuple[Path, list[str]]) -> None:
+    check(core, "engine_check")
+
+
+@pytest.mark.timeout(3600)
+def test_no_failed_allocation_costs_more_than_its_flow_or_tunnel(core: tuple[Path, list[str]]) -> None:
+    """Each of the engine's own; of OpenSSL's every AMBIENT_MEMORY_STRIDE-th (1: each, ten minutes)."""
+    said = check(core, "memory_check", os.environ.get("AMBIENT_MEMORY_STRIDE", "41"), wraps=ALLOCATORS)
+    assert said.count("engine: ") == said.count("OpenSSL: ") == 2, said
