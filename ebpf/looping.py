@@ -1,29 +1,31 @@
 """Variant C's rules in a pod: all TCP that is sent from it goes to `lo`, but for exceptions.
 
-`plan` says what a pod needs, as data; `apply`, `narrow` and `revert` run inside the pod's namespace. They come
+`plan` says what a pod needs, as data; `apply`, `narrow` and `revert` run inside the pod's namespace, over a socket
+opened there. They come
 in addition to those of `routes`, which bring the loop routes. An exception skips the looping rules and goes on
 with the pod's own routing. Source: ip-rule(8), include/uapi/linux/fib_rules.h.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final
 
-from ebpf import netlink, sockets
+from ebpf import rules, sockets, sysctls
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.maps import UNTOUCHED, SavedSysctls
 from ebpf.marks import AGENT_MARK, LOOP_MARK, ROUTE_TABLE
 from ebpf.netlink import Netlink
 from ebpf.pairs import Endpoint
+from ebpf.rules import Key, Rules
 
 Address = IPv4Address | IPv6Address
 
@@ -34,10 +36,6 @@ _TCP: Final = 6
 _LO: Final = b"lo\0"
 _LINK_LOCAL: Final = IPv6Network("fe80::/10")
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
-_DST, _SRC, _IIF, _GOTO, _PRIORITY, _MARK, _TABLE, _MASK = 1, 2, 3, 4, 6, 10, 15, 16
-_PROTOCOL, _IP_PROTOCOL, _SPORT, _DPORT = 21, 22, 23, 24
-_KNOWN: Final = (_DST, _SRC, _IIF, _GOTO, _PRIORITY, _MARK, _TABLE, _MASK, _IP_PROTOCOL, _SPORT, _DPORT)
-
 _ALL: Final = Path("/proc/sys/net/ipv4/conf/all")
 SYSCTLS: Final = {"accept_local": (_ALL / "accept_local", 1), "rp_filter": (_ALL / "rp_filter", 2)}
 """Per namespace, with the values wanted. The kernel asks the rules also for the way back of what comes in; by ours
@@ -156,49 +154,52 @@ def _frame(family: socket.AddressFamily) -> tuple[Rule, ...]:
     )
 
 
-def apply(wanted: Iterable[Rule]) -> None:
+def ours(there: Rules) -> dict[Key, bytes]:
+    """Those of the rules that are there which a plan of this module made."""
+    return {key: raw for key, raw in there.items() if rules.attribute(raw, rules.PROTOCOL) == bytes([_OURS])}
+
+
+def apply(link: Netlink, wanted: Iterable[Rule]) -> None:
     """Make the rules of this thread's namespace just these: what is missing first, then what is too much.
     CaptureError."""
-    with Netlink() as link:
-        there = dict(_ours(link))
-        rules = {_key(_body(rule)): rule for rule in wanted}
-        for key, rule in rules.items():
-            if key not in there:
-                with _explained(rule), contextlib.suppress(FileExistsError):
-                    link.create(netlink.NEW_RULE, _body(rule))
-        _delete(link, {key: body for key, body in there.items() if key not in rules})
+    there = ours(rules.listed(link))
+    bodies = {rules.key(raw): (rule, raw) for rule, raw in ((rule, _body(rule)) for rule in wanted)}
+    missing = [(rule, raw) for key, (rule, raw) in bodies.items() if key not in there]
+    for (rule, _), error in zip(
+        missing, link.batch([rules.addition(raw) for _, raw in missing]), strict=True
+    ):
+        _check(rule, error)
+    _delete(link, {key: raw for key, raw in there.items() if key not in bodies})
 
 
-def keep(own: Iterable[Address], wanted: Iterable[Rule]) -> None:
+def keep(link: Netlink, own: Iterable[Address], wanted: Iterable[Rule]) -> None:
     """`apply`, but connections that are relayed now stay so: their port may have become an exception.
     CaptureError, OSError."""
-    apply((*wanted, *_kept(sockets.relayed_pairs(tuple(own)))))
+    apply(link, (*wanted, *_kept(sockets.relayed_pairs(tuple(own)))))
 
 
-def narrow(own: Iterable[Address]) -> None:
+def narrow(link: Netlink, there: Rules, own: Iterable[Address]) -> None:
     """Loop nothing but the connections that are relayed now, if anything is looped. CaptureError, OSError."""
+    if not ours(there):
+        return
     addresses = tuple(own)
-    with Netlink() as link:
-        if not dict(_ours(link)):
-            return
     everything = [rule for rule in plan(addresses, (), (), ()) if rule.priority >= Priority.EVERYTHING]
-    apply((*remainder(sockets.relayed_pairs(addresses)), *everything))
+    apply(link, (*remainder(sockets.relayed_pairs(addresses)), *everything))
     # Once more, for what came meanwhile.
     relayed = tuple(sockets.relayed_pairs(addresses))
-    apply(remainder(relayed) if relayed else ())
+    apply(link, remainder(relayed) if relayed else ())
 
 
-def revert() -> None:
+def revert(link: Netlink, there: Rules) -> None:
     """Take all rules away. OSError."""
-    with Netlink() as link:
-        _delete(link, dict(_ours(link)))
+    _delete(link, ours(there))
 
 
 def current_sysctls(saved: SavedSysctls) -> SavedSysctls:
     """`saved` with what `restore_sysctls` will have to write back."""
     values: dict[str, int] = {}
     for name, (path, wanted) in SYSCTLS.items():
-        value = int(path.read_text())
+        value = sysctls.read(path)
         values[name] = UNTOUCHED if value == wanted else value
     return replace(saved, **values)
 
@@ -206,15 +207,7 @@ def current_sysctls(saved: SavedSysctls) -> SavedSysctls:
 def set_sysctls() -> None:
     """In this thread's namespace. CaptureError where /proc/sys cannot be written."""
     for path, wanted in SYSCTLS.values():
-        try:
-            if int(path.read_text()) != wanted:
-                path.write_text(str(wanted))
-        except OSError as error:
-            raise CaptureError(
-                CaptureReason.SYSCTL_FAILED,
-                f"{path}: {error.strerror}",
-                "run the agent with a writable /proc/sys (privileged)",
-            ) from error
+        sysctls.ensure(path, wanted)
 
 
 def restore_sysctls(saved: SavedSysctls) -> None:
@@ -222,7 +215,7 @@ def restore_sysctls(saved: SavedSysctls) -> None:
     for name, (path, _) in SYSCTLS.items():
         value: int = getattr(saved, name)
         if value != UNTOUCHED:
-            path.write_text(str(value))
+            sysctls.write(path, value)
 
 
 def _family(address: object) -> socket.AddressFamily:
@@ -232,65 +225,33 @@ def _family(address: object) -> socket.AddressFamily:
 def _body(rule: Rule) -> bytes:
     to = ip_network(rule.to) if rule.to else None
     lengths = (to.prefixlen if to else 0, rule.source.max_prefixlen if rule.source else 0)
-    table = ROUTE_TABLE if rule.action is Action.LOOKUP else 0
-    values: dict[int, bytes | int] = {_PRIORITY: int(rule.priority), _PROTOCOL: bytes([_OURS])}
-    values |= {_MARK: rule.mark, _MASK: rule.mark} if rule.mark else {}
-    values |= {_TABLE: table} if table else {}
-    values |= {_GOTO: int(Priority.END)} if rule.action is Action.GOTO else {}
-    values |= {_IIF: _LO} if rule.local else {}
-    values |= {_IP_PROTOCOL: bytes([_TCP])} if rule.is_tcp else {}
-    values |= {_DST: to.network_address.packed} if to else {}
-    values |= {_SRC: rule.source.packed} if rule.source else {}
-    for kind, port in ((_SPORT, rule.sport), (_DPORT, rule.dport)):
+    values: dict[int, bytes | int] = {rules.PRIORITY: int(rule.priority), rules.PROTOCOL: bytes([_OURS])}
+    values |= {rules.MARK: rule.mark, rules.MASK: rule.mark} if rule.mark else {}
+    values |= {rules.TABLE: ROUTE_TABLE} if rule.action is Action.LOOKUP else {}
+    values |= {rules.GOTO: int(Priority.END)} if rule.action is Action.GOTO else {}
+    values |= {rules.IIF: _LO} if rule.local else {}
+    values |= {rules.IP_PROTOCOL: bytes([_TCP])} if rule.is_tcp else {}
+    values |= {rules.DST: to.network_address.packed} if to else {}
+    values |= {rules.SRC: rule.source.packed} if rule.source else {}
+    for kind, port in ((rules.SPORT, rule.sport), (rules.DPORT, rule.dport)):
         values |= {kind: struct.pack("=HH", port, port)} if port else {}
-    header = struct.pack("=8BI", rule.family, *lengths, 0, 0, 0, 0, rule.action, 0)
-    return header + netlink.attributes(values)
+    return rules.body(rule.family, rule.action, values, lengths)
 
 
-_Key = tuple[bytes, tuple[tuple[int, bytes], ...]]
-
-
-def _key(body: bytes) -> _Key:
-    """What makes a rule the same one, as sent and as listed."""
-    found = netlink.parse_attributes(body[12:])
-    known = ((kind, found[kind]) for kind in _KNOWN if any(found.get(kind, b"")))
-    return body[:3] + body[7:8], tuple(known)
-
-
-def _ours(link: Netlink) -> Iterator[tuple[_Key, bytes]]:
-    for family in _FAMILIES:
-        with _none_is_fine():
-            for body in link.dump(netlink.GET_RULE, struct.pack("=8BI", family, *[0] * 8)):
-                if netlink.parse_attributes(body[12:]).get(_PROTOCOL) == bytes([_OURS]) and body[0] == family:
-                    yield _key(body), body
-
-
-def _delete(link: Netlink, rules: Mapping[_Key, bytes]) -> None:
+def _delete(link: Netlink, there: Mapping[Key, bytes]) -> None:
     """What loops goes before what is excepted from it."""
 
-    def priority(body: bytes) -> int:
-        return int.from_bytes(netlink.parse_attributes(body[12:])[_PRIORITY], "little")
+    def priority(raw: bytes) -> int:
+        return int.from_bytes(rules.attribute(raw, rules.PRIORITY), sys.byteorder)
 
-    for body in sorted(rules.values(), key=lambda body: (priority(body) == Priority.END, -priority(body))):
-        with _none_is_fine():
-            link.change(netlink.DELETE_RULE, body)
-
-
-@contextlib.contextmanager
-def _explained(rule: Rule) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if rule.family == socket.AF_INET6 and error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-            return  # a kernel without IPv6 has nothing to capture
-        advice = "grant NET_ADMIN" if error.errno == errno.EPERM else "look at `ip rule` in the pod"
-        raise CaptureError(CaptureReason.ROUTES_FAILED, f"{rule}: {error.strerror}", advice) from error
+    ordered = sorted(there.values(), key=lambda raw: (priority(raw) == Priority.END, -priority(raw)))
+    link.remove([rules.removal(raw) for raw in ordered])
 
 
-@contextlib.contextmanager
-def _none_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-            raise
+def _check(rule: Rule, error: OSError | None) -> None:
+    if error is None or isinstance(error, FileExistsError):
+        return
+    if rule.family == socket.AF_INET6 and error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+        return  # a kernel without IPv6 has nothing to capture
+    advice = "grant NET_ADMIN" if error.errno == errno.EPERM else "look at `ip rule` in the pod"
+    raise CaptureError(CaptureReason.ROUTES_FAILED, f"{rule}: {error.strerror}", advice) from error

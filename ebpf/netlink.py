@@ -6,10 +6,12 @@ include/uapi/linux/{rtnetlink,fib_rules,if_addr}.h.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import Final, Self
@@ -32,6 +34,9 @@ DELETE_RULE: Final = 33
 GET_RULE: Final = 34
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_LARGEST: Final = 1 << 16  # the kernel sends at most half of it in one datagram
+_AT_ONCE: Final = 64  # complaints about so many requests fit the socket's receive buffer
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 
 
 def _aligned(length: int) -> int:
@@ -65,6 +70,30 @@ def parse_attributes(raw: bytes) -> dict[int, bytes]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One change: the kind of message, its body, NLM_F_* flags."""
+
+    message: int
+    body: bytes
+    flags: int = 0
+
+
+def creation(message: int, body: bytes) -> Request:
+    """Add an object; FileExistsError if it is there."""
+    return Request(message, body, _CREATE | _EXCLUSIVE)
+
+
+def replacement(message: int, body: bytes) -> Request:
+    """Add an object, or put it in place of the one that is there."""
+    return Request(message, body, _CREATE | _REPLACE)
+
+
+def is_gone(error: OSError | None) -> bool:
+    """Whether a removal failed because there was nothing to remove, or no such address family."""
+    return error is not None and error.errno in _GONE
+
+
 class Netlink:
     """One netlink socket; route netlink unless `protocol` says otherwise."""
 
@@ -76,6 +105,7 @@ class Netlink:
             self._socket.close()
             raise
         self._sequence = 0
+        self._buffer = memoryview(bytearray(_LARGEST))
 
     def __enter__(self) -> Self:
         return self
@@ -91,15 +121,25 @@ class Netlink:
 
     def create(self, message: int, body: bytes) -> None:
         """Add an object; FileExistsError if it is there."""
-        self._request(message, _ACK | _CREATE | _EXCLUSIVE, body)
-
-    def replace(self, message: int, body: bytes) -> None:
-        """Add an object, or put it in place of the one that is there."""
-        self._request(message, _ACK | _CREATE | _REPLACE, body)
+        self._expect(creation(message, body))
 
     def change(self, message: int, body: bytes) -> None:
         """Delete or change an object; OSError as the kernel answers."""
-        self._request(message, _ACK, body)
+        self._expect(Request(message, body))
+
+    def batch(self, requests: Sequence[Request]) -> list[OSError | None]:
+        """Send changes together; the kernel makes them in this order and goes on after one that fails. What became
+        of each."""
+        outcome: list[OSError | None] = []
+        for first in range(0, len(requests), _AT_ONCE):
+            outcome += self._batch(requests[first : first + _AT_ONCE])
+        return outcome
+
+    def remove(self, requests: Sequence[Request]) -> None:
+        """A `batch` of removals; what is gone already is fine. OSError for the first that failed otherwise."""
+        for error in self.batch(requests):
+            if error is not None and not is_gone(error):
+                raise error
 
     def dump(self, message: int, body: bytes) -> list[bytes]:
         """All objects of a kind: message bodies."""
@@ -119,27 +159,61 @@ class Netlink:
                     found.append(IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw))
         return tuple(found)
 
+    def _expect(self, request: Request) -> None:
+        (error,) = self.batch([request])
+        if error is not None:
+            raise error
+
+    def _batch(self, requests: Sequence[Request]) -> list[OSError | None]:
+        first, last = self._sequence + 1, self._sequence + len(requests)
+        packed = [
+            self._pack(each.message, each.flags | (_ACK if number == last else 0), each.body, number)
+            for number, each in enumerate(requests, first)
+        ]
+        self._sequence = last
+        self._socket.send(b"".join(packed))
+        outcome: list[OSError | None] = [None] * len(requests)
+        while True:
+            for kind, sequence, content in self._receive():
+                if kind != _ERROR or not first <= sequence <= last:
+                    continue
+                outcome[sequence - first] = _error(content)
+                if sequence == last:
+                    return outcome
+
     def _request(self, message: int, flags: int, body: bytes) -> list[bytes]:
         self._sequence += 1
-        length = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(length, message, flags | _REQUEST, self._sequence, 0) + body)
+        self._socket.send(self._pack(message, flags, body, self._sequence))
         answer: list[bytes] = []
         while True:
-            for kind, content in self._receive():
+            for kind, sequence, content in self._receive():
+                if sequence != self._sequence:
+                    continue
                 if kind == _DONE:
                     return answer
                 if kind == _ERROR:
-                    (code,) = struct.unpack_from("=i", content)
-                    if code:
-                        raise OSError(-code, f"netlink: {os.strerror(-code)}")
+                    if error := _error(content):
+                        raise error
                     return answer
                 answer.append(content)
 
-    def _receive(self) -> Iterator[tuple[int, bytes]]:
-        raw = self._socket.recv(1 << 20)
+    @staticmethod
+    def _pack(message: int, flags: int, body: bytes, sequence: int) -> bytes:
+        raw = _HEADER.pack(_HEADER.size + len(body), message, flags | _REQUEST, sequence, 0) + body
+        return raw.ljust(_aligned(len(raw)), b"\0")
+
+    def _receive(self) -> Iterator[tuple[int, int, bytes]]:
+        """Messages of one datagram: kind, sequence number, body."""
+        size = self._socket.recv_into(self._buffer, 0, socket.MSG_TRUNC)
+        if size > _LARGEST:
+            raise OSError(errno.EMSGSIZE, "netlink: an answer was cut off")
         offset = 0
-        while offset + _HEADER.size <= len(raw):
-            length, kind, _, sequence, _ = _HEADER.unpack_from(raw, offset)
-            if sequence == self._sequence:
-                yield kind, raw[offset + _HEADER.size : offset + length]
+        while offset + _HEADER.size <= size:
+            length, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
+            yield kind, sequence, bytes(self._buffer[offset + _HEADER.size : offset + length])
             offset += _aligned(length)
+
+
+def _error(content: bytes) -> OSError | None:
+    (code,) = struct.unpack_from("=i", content)
+    return OSError(-code, f"netlink: {os.strerror(-code)}") if code else None

@@ -1,7 +1,8 @@
 """The pod's side of the loop: policy rules, loop routes and sysctls.
 
-`plan` says what a pod needs, as data; `apply` and `revert` run inside the pod's namespace. Reverting removes
-exactly what the plan names and writes back the sysctls that enrolment changed.
+`plan` says what a pod needs, as data; `apply` and `revert` run inside the pod's namespace, over a socket opened there,
+and are told the rules that are there (`rules.listed`): the kernel has one lock for all namespaces' changes, so what
+need not be changed is not. Reverting removes exactly what a plan names and writes back the sysctls that enrolment changed.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import enum
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
-from ebpf import netlink
+from ebpf import netlink, rules, sysctls
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.maps import UNTOUCHED, SavedSysctls
 from ebpf.marks import ASIDE_MARK, DNS_RULE_PRIORITY, LOOP_MARK, LOOP_MASK, ROUTE_TABLE, RULE_PRIORITY
-from ebpf.netlink import Netlink
+from ebpf.netlink import Netlink, Request
+from ebpf.rules import Rules
 
 Address = IPv4Address | IPv6Address
 
@@ -30,8 +32,6 @@ _RTPROT_STATIC: Final = 4
 _RTN_LOCAL: Final = 2
 _SCOPE_UNIVERSE, _SCOPE_HOST, _SCOPE_ANY = 0, 254, 255
 _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE = 4, 7, 15
-_FRA_IIFNAME, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 3, 6, 10, 15, 16
-_FRA_IP_PROTO, _FRA_DPORT_RANGE = 22, 24
 _DNS_PORT: Final = 53
 
 SYSCTLS: Final = {
@@ -117,43 +117,34 @@ def plan(addresses: Iterable[Address]) -> Plan:
     )
 
 
-def apply(wanted: Plan) -> None:
-    """Make the additions in this thread's namespace; what is there already is put right. CaptureError."""
-    with Netlink() as link:
-        for route in wanted.routes:
-            with _explained(route):
-                link.replace(netlink.NEW_ROUTE, _route_body(route))
-        for rule in wanted.rules:
-            with _explained(rule), _ipv6_may_lack(rule.family, needed=rule.action is Action.LOOKUP):
-                with contextlib.suppress(FileExistsError):
-                    link.create(netlink.NEW_RULE, _rule_body(rule))
-                _delete_rule(link, Rule(rule.family, _other(rule.action)))
+def apply(link: Netlink, there: Rules, wanted: Plan) -> None:
+    """Make the additions, and put right what a former agent left. CaptureError."""
+    _make(link, [(route, _replacement(route)) for route in wanted.routes])
+    bodies = {rule: _rule_body(rule) for rule in wanted.rules}
+    missing = [(rule, rules.addition(raw)) for rule, raw in bodies.items() if rules.key(raw) not in there]
+    _make(link, missing)
+    stale = [_rule_body(Rule(rule.family, _other(rule.action))) for rule in wanted.rules]
+    _remove(link, rules.removals(there, stale))
 
 
-def capture_dns(wanted: Plan) -> None:
+def capture_dns(link: Netlink, there: Rules, wanted: Plan) -> None:
     """Loop UDP to port 53, too, for the families that have a route. CaptureError."""
-    with Netlink() as link:
-        for route in wanted.routes:
-            rule = DnsRule(route.family)
-            with _explained(rule), contextlib.suppress(FileExistsError):
-                link.create(netlink.NEW_RULE, _dns_rule_body(rule))
+    bodies = {rule: _dns_rule_body(rule) for rule in (DnsRule(route.family) for route in wanted.routes)}
+    _make(link, [(rule, rules.addition(raw)) for rule, raw in bodies.items() if rules.key(raw) not in there])
 
 
-def spare_dns() -> None:
+def spare_dns(link: Netlink, there: Rules) -> None:
     """Undo `capture_dns`. OSError."""
-    with Netlink() as link:
-        _spare_dns(link)
+    link.remove(rules.removals(there, _dns_rules()))
 
 
-def revert() -> None:
-    """Take all additions away, whatever plan they came from; what is gone already is fine. OSError."""
-    with Netlink() as link:
-        _spare_dns(link)
-        for family in _FAMILIES:
-            for action in Action:
-                _delete_rule(link, Rule(family, action))
-            with _gone_is_fine():
-                link.change(netlink.DELETE_ROUTE, _any_loop_route_body(family))
+def revert(link: Netlink, there: Rules) -> None:
+    """Take all additions away, whatever plan they came from. OSError."""
+    ours = [_rule_body(Rule(family, action)) for family in _FAMILIES for action in Action]
+    removals = rules.removals(there, (*_dns_rules(), *ours))
+    link.remove(
+        [*removals, *(Request(netlink.DELETE_ROUTE, _any_loop_route_body(family)) for family in _FAMILIES)]
+    )
 
 
 def current_sysctls() -> SavedSysctls:
@@ -161,7 +152,7 @@ def current_sysctls() -> SavedSysctls:
     values: dict[str, int] = {}
     for name, path in SYSCTLS.items():
         with contextlib.suppress(FileNotFoundError):  # kernel without IPv6
-            value = int(path.read_text())
+            value = sysctls.read(path)
             values[name] = UNTOUCHED if value == 1 else value
     return SavedSysctls(**values)
 
@@ -169,17 +160,8 @@ def current_sysctls() -> SavedSysctls:
 def set_sysctls() -> None:
     """Switch all on in this thread's namespace. CaptureError where /proc/sys cannot be written."""
     for path in SYSCTLS.values():
-        try:
-            if path.read_text().strip() != "1":
-                path.write_text("1")
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise CaptureError(
-                CaptureReason.SYSCTL_FAILED,
-                f"{path}: {error.strerror}",
-                "run the agent with a writable /proc/sys (privileged)",
-            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            sysctls.ensure(path, 1)
 
 
 def restore_sysctls(saved: SavedSysctls) -> None:
@@ -187,7 +169,7 @@ def restore_sysctls(saved: SavedSysctls) -> None:
     for name, path in SYSCTLS.items():
         value: int = getattr(saved, name)
         if value != UNTOUCHED:
-            path.write_text(str(value))
+            sysctls.write(path, value)
 
 
 _ADVICE: Final = {
@@ -211,39 +193,34 @@ def _other(action: Action) -> Action:
 
 
 def _rule_body(rule: Rule) -> bytes:
-    looked_up = rule.table if rule.action is Action.LOOKUP else 0
     values: dict[int, bytes | int] = {
-        _FRA_PRIORITY: rule.priority,
-        _FRA_FWMARK: rule.mark,
-        _FRA_FWMASK: rule.mask,
+        rules.PRIORITY: rule.priority,
+        rules.MARK: rule.mark,
+        rules.MASK: rule.mask,
     }
-    if looked_up:
-        values[_FRA_TABLE] = looked_up
-    header = struct.pack("=8BI", rule.family, 0, 0, 0, 0, 0, 0, rule.action, 0)
-    return header + netlink.attributes(values)
+    if rule.action is Action.LOOKUP:
+        values[rules.TABLE] = rule.table
+    return rules.body(rule.family, rule.action, values)
 
 
-def _spare_dns(link: Netlink) -> None:
-    for family in _FAMILIES:
-        with _gone_is_fine():
-            link.change(netlink.DELETE_RULE, _dns_rule_body(DnsRule(family)))
+def _dns_rules() -> list[bytes]:
+    return [_dns_rule_body(DnsRule(family)) for family in _FAMILIES]
 
 
 def _dns_rule_body(rule: DnsRule) -> bytes:
     values: dict[int, bytes | int] = {
-        _FRA_IIFNAME: b"lo\0",
-        _FRA_PRIORITY: DNS_RULE_PRIORITY,
-        _FRA_FWMARK: 0,
-        _FRA_FWMASK: ASIDE_MARK,
-        _FRA_TABLE: ROUTE_TABLE,
-        _FRA_IP_PROTO: bytes([socket.IPPROTO_UDP]),
-        _FRA_DPORT_RANGE: struct.pack("=HH", _DNS_PORT, _DNS_PORT),
+        rules.IIF: b"lo\0",
+        rules.PRIORITY: DNS_RULE_PRIORITY,
+        rules.MARK: 0,
+        rules.MASK: ASIDE_MARK,
+        rules.TABLE: ROUTE_TABLE,
+        rules.IP_PROTOCOL: bytes([socket.IPPROTO_UDP]),
+        rules.DPORT: struct.pack("=HH", _DNS_PORT, _DNS_PORT),
     }
-    header = struct.pack("=8BI", rule.family, 0, 0, 0, 0, 0, 0, Action.LOOKUP, 0)
-    return header + netlink.attributes(values)
+    return rules.body(rule.family, Action.LOOKUP, values)
 
 
-def _route_body(route: LoopRoute) -> bytes:
+def _replacement(route: LoopRoute) -> Request:
     scope = _SCOPE_HOST if route.family == socket.AF_INET else _SCOPE_UNIVERSE
     header = struct.pack("=8BI", route.family, 0, 0, 0, 0, _RTPROT_STATIC, scope, _RTN_LOCAL, 0)
     values: dict[int, bytes | int] = {
@@ -251,7 +228,7 @@ def _route_body(route: LoopRoute) -> bytes:
         _RTA_OIF: _LO,
         _RTA_PREFSRC: route.source.packed,
     }
-    return header + netlink.attributes(values)
+    return netlink.replacement(netlink.NEW_ROUTE, header + netlink.attributes(values))
 
 
 def _any_loop_route_body(family: socket.AddressFamily) -> bytes:
@@ -259,34 +236,27 @@ def _any_loop_route_body(family: socket.AddressFamily) -> bytes:
     return header + netlink.attributes({_RTA_TABLE: ROUTE_TABLE, _RTA_OIF: _LO})
 
 
-def _delete_rule(link: Netlink, rule: Rule) -> None:
-    with _gone_is_fine():
-        link.change(netlink.DELETE_RULE, _rule_body(rule))
-
-
-@contextlib.contextmanager
-def _explained(what: Rule | DnsRule | LoopRoute) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
+def _make(link: Netlink, wanted: Sequence[tuple[Rule | DnsRule | LoopRoute, Request]]) -> None:
+    outcome = link.batch([request for _, request in wanted])
+    for (what, _), error in zip(wanted, outcome, strict=True):
+        if error is None or isinstance(error, FileExistsError) or _is_needless(what, error):
+            continue
         advice = _ADVICE.get(error.errno or 0, "look at `ip rule` and `ip route show table all` in the pod")
         raise CaptureError(CaptureReason.ROUTES_FAILED, f"{what}: {error.strerror}", advice) from error
 
 
-@contextlib.contextmanager
-def _ipv6_may_lack(family: socket.AddressFamily, *, needed: bool) -> Iterator[None]:
+def _remove(link: Netlink, removals: Sequence[Request]) -> None:
+    try:
+        link.remove(removals)
+    except OSError as error:
+        raise CaptureError(
+            CaptureReason.ROUTES_FAILED,
+            f"a former rule stays: {error.strerror}",
+            "look at `ip rule` in the pod",
+        ) from error
+
+
+def _is_needless(what: Rule | DnsRule | LoopRoute, error: OSError) -> bool:
     """A kernel without IPv6 has nothing to capture."""
-    try:
-        yield
-    except OSError as error:
-        if needed or family != socket.AF_INET6 or error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-            raise
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-            raise
+    closes = isinstance(what, Rule) and what.action is Action.UNREACHABLE and what.family == socket.AF_INET6
+    return closes and error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)

@@ -8,7 +8,7 @@ import os
 import socket
 from dataclasses import replace
 
-from ebpf import looping, maps, netns, routes
+from ebpf import looping, maps, netns, routes, rules
 from ebpf.capture import withdrawal
 from ebpf.capture.pod import EnrolledPod, PodNetwork
 from ebpf.capture.state import NodeState, explained
@@ -17,6 +17,7 @@ from ebpf.errors import CaptureError, CaptureReason
 from ebpf.listeners import PORTS, Listeners, adopt, open_listeners
 from ebpf.maps import PodFlag, PodRecord
 from ebpf.marks import AGENT_MARK
+from ebpf.netlink import Netlink
 from ebpf.variants import Variant
 
 log = logging.getLogger(__name__)
@@ -131,34 +132,35 @@ def _capture(
 ) -> None:
     """Everything in its order: what steers before what marks or loops."""
     slot = record.slot
-    if dns is None:
-        with netns.inside(netns_fd):
-            routes.spare_dns()
-    node.ledger.set_listeners(slot, listeners)
-    node.ledger.set_dns(slot, dns)
-    own = maps.address_entries(slot, pod.addresses, pod.node_addresses)
-    exempt = maps.exempt_entries(
-        slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports, pod.only_inbound_ports or ()
-    )
-    node.ledger.set_entries("addresses", slot, own)
-    node.ledger.set_entries("exempt", slot, exempt)
-    with netns.inside(netns_fd):
+    with netns.inside(netns_fd), Netlink() as link:
+        there = rules.listed(link)
+        if dns is None:
+            routes.spare_dns(link, there)
+        node.ledger.set_listeners(slot, listeners)
+        node.ledger.set_dns(slot, dns)
+        own = maps.address_entries(slot, pod.addresses, pod.node_addresses)
+        exempt = maps.exempt_entries(
+            slot, pod.exempt_inbound_ports, pod.exempt_outbound_ports, pod.only_inbound_ports or ()
+        )
+        node.ledger.set_entries("addresses", slot, own)
+        node.ledger.set_entries("exempt", slot, exempt)
         routes.set_sysctls()
-        routes.apply(routes.plan(pod.addresses))
+        routes.apply(link, there, routes.plan(pod.addresses))
         if node.variant is Variant.B:
-            looping.narrow(pod.addresses)  # a former agent's
-    node.kernel.attach_pod(slot, netns_fd)
-    node.ledger.mark_connections(node.ledger.settle(record, _flags(node.variant, pod)))
-    if dns is not None:
-        with netns.inside(netns_fd):
-            routes.capture_dns(routes.plan(pod.addresses))
-    if node.variant is Variant.C:
-        with netns.inside(netns_fd):
+            looping.narrow(link, there, pod.addresses)  # a former agent's
+        node.kernel.attach_pod(slot, netns_fd)
+        node.ledger.mark_connections(node.ledger.settle(record, _flags(node.variant, pod)))
+        if dns is not None:
+            routes.capture_dns(link, there, routes.plan(pod.addresses))
+        if node.variant is Variant.C:
             looping.set_sysctls()
-            rules = looping.plan(
-                pod.addresses, pod.node_addresses, pod.exempt_inbound_ports, pod.exempt_outbound_ports
-            )
-            looping.keep(pod.addresses, rules)
+            looping.keep(link, pod.addresses, _looping_plan(pod))
+
+
+def _looping_plan(pod: PodNetwork) -> tuple[looping.Rule, ...]:
+    return looping.plan(
+        pod.addresses, pod.node_addresses, pod.exempt_inbound_ports, pod.exempt_outbound_ports
+    )
 
 
 def _flags(variant: Variant, pod: PodNetwork) -> PodFlag:

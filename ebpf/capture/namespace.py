@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from ebpf import looping, netns, routes, sockets
+from ebpf import looping, netns, routes, rules, sockets
 from ebpf.capture.pod import PodNetwork
 from ebpf.errors import CaptureError
 from ebpf.maps import PodRecord
+from ebpf.netlink import Netlink
 
 log = logging.getLogger(__name__)
 
@@ -15,9 +16,10 @@ log = logging.getLogger(__name__)
 def restore(netns_fd: int, record: PodRecord) -> None:
     """The pod's network as it was before its enrolment."""
     try:
-        with netns.inside(netns_fd):
-            looping.revert()
-            routes.revert()
+        with netns.inside(netns_fd), Netlink() as link:
+            there = rules.listed(link)
+            looping.revert(link, there)
+            routes.revert(link, there)
             routes.restore_sysctls(record.saved)
             looping.restore_sysctls(record.saved)
     except OSError as error:
@@ -27,17 +29,19 @@ def restore(netns_fd: int, record: PodRecord) -> None:
 def narrow(network: PodNetwork) -> None:
     """Loop only what is relayed."""
     try:
-        with netns.inside(network.netns_fd):
-            looping.narrow(network.addresses)
+        with netns.inside(network.netns_fd), Netlink() as link:
+            looping.narrow(link, rules.listed(link), network.addresses)
     except (OSError, CaptureError) as error:
         log.warning("the pod's connections are still looped: %s", error)
 
 
 def spare_dns(network: PodNetwork) -> None:
     """No more questions from a pod that leaves."""
+    if not network.captures_dns:
+        return
     try:
-        with netns.inside(network.netns_fd):
-            routes.spare_dns()
+        with netns.inside(network.netns_fd), Netlink() as link:
+            routes.spare_dns(link, rules.listed(link))
     except OSError as error:
         log.warning("rule for port 53 not removed: %s", error)
 

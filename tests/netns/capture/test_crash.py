@@ -48,7 +48,9 @@ def die_after(calls: int) -> None:
         return call
 
     bpf._bpf = counting(bpf._bpf)
-    netlink.Netlink._request = counting(netlink.Netlink._request)  # type: ignore[method-assign]
+    netlink._AT_ONCE = 1  # type: ignore[misc]  # also between the requests of a batch
+    for name in ("_batch", "_request"):
+        setattr(netlink.Netlink, name, counting(getattr(netlink.Netlink, name)))
 
 
 def assert_new_agent_puts_it_right(lab: Lab, before: str, pod: Pod, step: int) -> None:

@@ -112,7 +112,9 @@ def test_a_store_that_comes_back_is_told_everything_again(path: Path) -> None:
             agent.renew({7: numbers(sockets)})
             agent.close()
             other = FdStore(path)
-            assert same(other.take(7), sockets)
+            found: list[int] = []
+            wait_for(lambda: found.extend(other.take(7)) or bool(found), "the store has seen the agent leave")
+            assert same(found, sockets)
         wait_for(lambda: other.take(7) == [], "the store is gone")
         path.unlink()
         with running(path):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from types import NoneType
 
 import pytest
 
-from ebpf import bpf, loader, netns, routes, selftest
+from ebpf import bpf, loader, netlink, netns, routes, rules, selftest
 from ebpf.capture import Capture
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.kinds import AttachType, MapInfo
+from ebpf.netlink import Netlink, Request
 from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
@@ -459,8 +462,45 @@ def test_leftovers_of_other_self_tests_in_use_are_kept(lab: Lab) -> None:
 
 def test_reverting_what_was_never_applied_is_fine(pod: Pod) -> None:
     before = network_state(pod)
-    with netns.inside(pod.fd):
-        routes.revert()
+    with netns.inside(pod.fd), Netlink() as link:
+        routes.revert(link, rules.listed(link))
+    assert network_state(pod) == before
+
+
+def test_nothing_is_changed_that_is_as_it_should_be(
+    fresh: Capture, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every change waits for the one lock that the kernel has for all namespaces' networks."""
+    changes: list[Request] = []
+    really = Netlink.batch
+
+    def recorded(link: Netlink, requests: Sequence[Request]) -> list[OSError | None]:
+        changes.extend(requests)
+        return really(link, requests)
+
+    monkeypatch.setattr(Netlink, "batch", recorded)
+    before = network_state(pod)
+    enrolled = fresh.enrol(pod.network())
+    plan = routes.plan(enrolled.network.addresses)
+    assert len(changes) == len(plan.routes) + len(plan.rules) == 4
+    changes.clear()
+    fresh.enrol(pod.network(exempt_inbound_ports=frozenset({80})))
+    assert len(changes) == len(plan.routes)  # their source may be another one
+    changes.clear()
+    assert fresh.withdraw(enrolled)
+    assert len(changes) == 4
+    assert network_state(pod) == before
+
+
+def test_changes_made_together_are_made_in_order_and_each_has_its_outcome(pod: Pod) -> None:
+    rule = rules.addition(rules.body(socket.AF_INET, routes.Action.UNREACHABLE, {rules.PRIORITY: 4321}))
+    gone = rules.removal(rules.body(socket.AF_INET, routes.Action.UNREACHABLE, {rules.PRIORITY: 4322}))
+    before = network_state(pod)
+    with netns.inside(pod.fd), Netlink() as link:
+        outcome = link.batch([rule, gone, rule, *[gone] * 200, rules.removal(rule.body)])
+        assert [type(each) for each in outcome[:3]] == [NoneType, FileNotFoundError, FileExistsError]
+        assert [netlink.is_gone(each) for each in outcome[3:]] == [True] * 200 + [False]
+        assert outcome[-1] is None
     assert network_state(pod) == before
 
 

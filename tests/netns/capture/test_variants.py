@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpf import bpf, compiler, loader, looping, netns, variants
+from ebpf import bpf, compiler, loader, looping, netns, rules, variants
 from ebpf.bytecode import Collection
 from ebpf.capture import Capture, EnrolledPod
 from ebpf.errors import CaptureError, CaptureReason
@@ -210,17 +210,17 @@ def test_agent_of_the_other_variant_takes_pods_over_without_a_gap_and_leaves_not
 def test_rules_are_those_of_the_plan_and_stay_when_made_again(lab: Lab) -> None:
     pod = lab.pods[2]
     network = pod.network()
-    rules = looping.plan(network.addresses, network.node_addresses, {80, 81}, {443})
+    wanted = looping.plan(network.addresses, network.node_addresses, {80, 81}, {443})
     before = network_state(pod)
     with netns.inside(pod.fd), Netlink() as link:
-        looping.apply(rules)
-        first = dict(looping._ours(link))
-        looping.apply(rules)
-        assert dict(looping._ours(link)) == first
-        assert len(first) == len(rules)
-        looping.apply(rules[1:])
-        assert len(dict(looping._ours(link))) == len(rules) - 1
-        looping.revert()
+        looping.apply(link, wanted)
+        first = looping.ours(rules.listed(link))
+        looping.apply(link, wanted)
+        assert looping.ours(rules.listed(link)) == first
+        assert len(first) == len(wanted)
+        looping.apply(link, wanted[1:])
+        assert len(looping.ours(rules.listed(link))) == len(wanted) - 1
+        looping.revert(link, rules.listed(link))
     assert network_state(pod) == before
 
 
