@@ -33,7 +33,7 @@ struct flow;
 struct tunnel;
 
 /* What epoll's data points at. */
-enum source_kind { SOURCE_WAKE, SOURCE_ACCEPTOR, SOURCE_PLAIN, SOURCE_TUNNEL };
+enum source_kind { SOURCE_WAKE, SOURCE_ALARM, SOURCE_ACCEPTOR, SOURCE_PLAIN, SOURCE_TUNNEL };
 struct source {
     enum source_kind kind;
     int fd; /* -1: closed */
@@ -310,6 +310,8 @@ struct worker {
     struct mailbox mailbox;
     uint64_t now; /* milliseconds, read once a round */
     struct timer_heap timers;
+    struct source alarm;
+    uint64_t alarm_at; /* what it is set to; UINT64_MAX: nothing */
     struct timer accept_timer, trim_timer;
     bool accept_paused;
     struct flow_table table;

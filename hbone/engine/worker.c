@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "acceptor.h"
+#include "alarm.h"
 #include "command.h"
 #include "dial.h"
 #include "event.h"
@@ -145,8 +146,11 @@ static void run_source(struct source *source, uint32_t events)
     case SOURCE_ACCEPTOR:
         acceptor_on_event(container_of(source, struct acceptor, source));
         break;
+    case SOURCE_ALARM:
+        alarm_rang(container_of(source, struct worker, alarm));
+        break; /* timers are looked at in every round, */
     case SOURCE_WAKE:
-        break; /* the mailbox is emptied in every round */
+        break; /* and the mailbox is emptied in every round */
     }
 }
 
@@ -247,9 +251,7 @@ static void round_of(struct worker *w)
 {
     struct epoll_event events[EVENTS];
     bool idle = list_empty(&w->ready) && list_empty(&w->again);
-    /* the clock as the last round began: a timer may be late by what that took, and is not worth a look at the clock */
-    int wait = idle ? timer_wait(&w->timers, w->now) : 0;
-    int n = epoll_wait(w->epoll, events, EVENTS, wait);
+    int n = epoll_wait(w->epoll, events, EVENTS, idle ? alarm_before_sleep(w) : 0);
     w->now = clock_now();
     COUNT(w, loops);
     for (int i = 0; i < n; i++)
@@ -315,7 +317,7 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
 {
     w->engine = e;
     w->index = index;
-    w->home_netns = w->wake.fd = -1;
+    w->home_netns = w->wake.fd = w->alarm.fd = -1;
     w->wake.kind = SOURCE_WAKE;
     w->events_tail = &w->events;
     if (getrandom(&w->random, sizeof w->random, 0) < 0)
@@ -324,7 +326,7 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     w->home_netns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-    if (w->epoll < 0 || w->wake.fd < 0 || w->home_netns < 0)
+    if (w->epoll < 0 || w->wake.fd < 0 || w->home_netns < 0 || !alarm_init(w))
         return -errno;
     w->read_buffer = malloc(READ_SIZE);
     w->seal_buffer = block_get(&w->buffers);
@@ -357,12 +359,15 @@ static void close_if_open(int *fd)
 
 void worker_close(struct worker *w)
 {
+    if (!w->engine)
+        return; /* one before it could not be set up */
     pool_free(w);
     buffers_free(&w->buffers);
     header_list_free(&w->headers);
     timer_heap_free(&w->timers);
     close_if_open(&w->epoll);
     close_if_open(&w->home_netns);
+    alarm_close(w);
     mailbox_close(w);
     free(w->read_buffer);
     free(w->seal_buffer);
