@@ -19,9 +19,9 @@ TERMINATING = "test/terminating"
 LATER = "test/later-than"
 
 
-def bodies(mark: str = MARK) -> list[Body]:
-    """All of them, `gold` in every name and host replaced by `mark`."""
-    return list(yaml.safe_load_all(FILE.read_text().replace(MARK, mark)))
+def bodies(mark: str = MARK, file: Path = FILE, word: str = MARK) -> list[Body]:
+    """All of them, `word` in every name and host replaced by `mark`."""
+    return list(yaml.safe_load_all(file.read_text().replace(word, mark)))
 
 
 def as_files() -> str:
@@ -59,16 +59,16 @@ def _default_service(spec: Body) -> None:
 
 
 class Applied:
-    """The objects in a cluster; `mark` is what their names have instead of `gold`."""
+    """The objects of a file in a cluster; `mark` is what their names have instead of `word`."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.mark = f"{MARK}{secrets.token_hex(3)}"
+    def __init__(self, cluster: Cluster, file: Path = FILE, word: str = MARK) -> None:
+        self.cluster, self._file, self.word = cluster, file, word
+        self.mark = f"{word}{secrets.token_hex(3)}"
         self._made: list[Body] = []
         self._created: dict[str, str] = {}
 
     def apply(self) -> None:
-        for body in bodies(self.mark):
+        for body in bodies(self.mark, self._file, self.word):
             self._put(body)
 
     def _put(self, body: Body) -> None:
@@ -102,9 +102,9 @@ class Applied:
 
 
 @contextlib.contextmanager
-def applied(cluster: Cluster) -> Iterator[Applied]:
+def applied(cluster: Cluster, file: Path = FILE, word: str = MARK) -> Iterator[Applied]:
     """The objects, for as long as this lasts."""
-    one = Applied(cluster)
+    one = Applied(cluster, file, word)
     try:
         one.apply()
         yield one

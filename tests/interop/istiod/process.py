@@ -36,14 +36,14 @@ SETTINGS = {
 class Istiod:
     """The process; it shares its CA secret with whatever control plane was there before."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
+    def __init__(self, cluster: Cluster, folder: Path, mesh: str = "trustDomain: cluster.local\n") -> None:
+        self.cluster, self.folder, self._mesh = cluster, folder, mesh
         self.port, self.http = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Istiod:
         mesh = self.folder / "mesh"
-        mesh.write_text("trustDomain: cluster.local\n")
+        mesh.write_text(self._mesh)
         command = [
             *(str(binary()), "discovery", "--kubeconfig", os.environ["KUBECONFIG"]),
             *("--meshConfig", str(mesh), "--networksConfig", str(self.folder / "networks")),
