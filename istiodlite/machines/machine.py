@@ -72,7 +72,9 @@ def refusal(endpoint: Endpoint, namespace: str, caller: Caller) -> str:
     if caller.namespace != namespace:
         return f"the entry is of namespace {namespace}, the token of {caller.namespace}"
     if endpoint.service_account and caller.service_account != endpoint.service_account:
-        return f"the entry's service account is {endpoint.service_account}, the token's {caller.service_account}"
+        return (
+            f"the entry's service account is {endpoint.service_account}, the token's {caller.service_account}"
+        )
     return ""
 
 

@@ -16,13 +16,13 @@ from istiodlite.machines import machine as machines
 from istiodlite.machines.machine import Machine
 from istiodlite.objects import KubeObject, ObjectKey, WorkloadEntry, WorkloadGroup
 from istiodlite.registry import Condition
+from istiodlite.status.plan import HEALTHY
 from kube import ApiError, KubeClient
 from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite.machines")
 _MERGE_PATCH = "application/merge-patch+json"
 _TRIES = 5
-HEALTHY = "Healthy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Registrar:
         answer: Future[str] = Future()
 
         async def do() -> None:
-            answer.set_result(await self._connect(number, machine, caller))
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(await self._connect(number, machine, caller))
 
         self._later(do)
         return answer

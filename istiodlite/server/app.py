@@ -60,7 +60,7 @@ class ControlPlane:
         authenticator = Authenticator(inputs.review, self.metrics)
         trust = Trust(config.mesh.trust_domain, config.trusted_node_accounts)
         certificates = CertificateService(authority, authenticator, trust, lambda: self.pods, self.metrics)
-        self.discovery = DiscoveryService(authenticator, self.metrics)
+        self.discovery = DiscoveryService(authenticator, self.metrics, inputs.machines)
         serving = ServingCertificate(authority, self._names)
         self._webhook = WebhookServer(serving, self._review)
         self._grpc = GrpcThread(

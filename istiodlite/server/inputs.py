@@ -2,7 +2,9 @@
 
 import datetime
 import logging
+import os
 import random
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from istiodlite.ca.roots import RotatingAuthority
 from istiodlite.ca.secrets import authority_of, load_or_create_secret, plugged_in
 from istiodlite.ca.tokenreview import TokenReviewer
 from istiodlite.ca.tokens import load_or_create_token_key, verify
+from istiodlite.machines import Registrar
 from istiodlite.registry import Registry
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError
 from istiodlite.sources.folder import Batch, Folder, readable
@@ -44,7 +47,7 @@ def _pass_over(*_: object) -> None:
 class Inputs:
     """`review` tells who a token speaks for (raises TokenError), in the loop of the gRPC server. `note` hears
     of each batch, `pushed` of each time the registry took one, `tasks` run as long as the server, `describe` adds
-    to its debug page."""
+    to its debug page. `machines` registers those that ask for it; a folder of objects has nowhere to put them."""
 
     source: Source
     authority: Issuer
@@ -53,6 +56,7 @@ class Inputs:
     pushed: Callable[[Registry], None] = _pass_over
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
     describe: Callable[[], dict[str, Any]] = dict
+    machines: Registrar | None = None
 
 
 def _now() -> datetime.datetime:
@@ -107,9 +111,13 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
     authority, follow = await _cluster_authority(config, kube, client)
     distribution = RootDistribution(client, lambda: authority.snapshot().roots_pem)
     status = StatusWriter(client)
+    registrar = Registrar(
+        client, status.report, status.version, os.environ.get("POD_NAME") or socket.gethostname()
+    )
 
     def note(batch: Batch) -> None:
         distribution.note(batch.changes)
+        registrar.note(batch.changes)
         status.gone(removed(batch.changes))
 
     registration = Registration(client, lambda: authority.snapshot().roots_pem)
@@ -121,12 +129,14 @@ async def _from_cluster(config: ServeConfig, kube: KubeConfig, client: KubeClien
         TokenReviewer(lambda: KubeClient(access)).caller,
         note,
         lambda registry: status.pushed(registry, registry.rebuilt),
-        (follow, distribution.run, status.run, *webhook),
+        (follow, distribution.run, status.run, registrar.run, *webhook),
         lambda: {
             "rootConfigMaps": distribution.describe(),
             "status": status.describe(),
+            "machines": registrar.describe(),
             "webhook": registration.state if webhook else "off",
         },
+        machines=registrar,
     )
 
 

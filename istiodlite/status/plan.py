@@ -4,7 +4,7 @@ Conditions of other controllers stay as they are. A condition that stays true or
 lastTransitionTime, as Kubernetes' API conventions ask.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,14 +65,18 @@ def _list(status: Mapping[str, Any], name: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def merged(present: Present, wanted: Wanted, now: str) -> dict[str, Any] | None:
+HEALTHY = "Healthy"
+"""Of WorkloadEntries whose machines report to us: ours only while they do."""
+
+
+def merged(present: Present, wanted: Wanted, now: str, owned: Set[str] = OWNED) -> dict[str, Any] | None:
     """A JSON merge patch (RFC 7396) of the status subresource; None if all is as it should be.
 
     It names the version it was made of, so that the API server refuses it (409) if others were faster. `now`:
-    RFC 3339.
+    RFC 3339. `owned`: types of conditions that go where they are not wanted.
     """
     status: dict[str, Any] = {}
-    conditions = list(_conditions(present, wanted.conditions, now))
+    conditions = list(_conditions(present, wanted.conditions, now, owned))
     if conditions != list(present.conditions):
         status["conditions"] = conditions
     if wanted.addresses is not None and set(wanted.addresses) != set(present.addresses):
@@ -82,11 +86,13 @@ def merged(present: Present, wanted: Wanted, now: str) -> dict[str, Any] | None:
     return {"metadata": {"resourceVersion": present.version}, "status": status}
 
 
-def _conditions(present: Present, wanted: Iterable[Condition], now: str) -> Iterable[Mapping[str, Any]]:
+def _conditions(
+    present: Present, wanted: Iterable[Condition], now: str, owned: Set[str]
+) -> Iterable[Mapping[str, Any]]:
     missing = {one.type: one for one in wanted}
     for old in present.conditions:
         kind = str(old.get("type"))
-        if kind not in OWNED:
+        if kind not in owned:
             yield old
         elif (new := missing.pop(kind, None)) is not None:
             yield _condition(new, old, present.generation, now)

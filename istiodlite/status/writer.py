@@ -8,13 +8,14 @@ import datetime
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from istiodlite.objects import ObjectKey
-from istiodlite.registry import Registry
-from istiodlite.status.plan import PLURALS, Present, Wanted, merged, read_present
+from istiodlite.registry import Condition, Registry
+from istiodlite.status.plan import HEALTHY, OWNED, PLURALS, Present, Wanted, merged, read_present
 from kube.client import ApiError, KubeClient
 from kube.kinds import WatchedKind
 from kube.reading import Garbled, key_of
@@ -34,6 +35,7 @@ class StatusWriter:
         self._client, self._draw, self._sleep = client, draw, sleep
         self._present: dict[ObjectKey, Present] = {}
         self._wanted: dict[ObjectKey, Wanted] = {}
+        self._reported: dict[ObjectKey, Condition | None] = {}
         # In the order in which they came; a dict so that a key stands in it once.
         self._due: dict[ObjectKey, None] = {}
         self._work = trio.Event()
@@ -56,6 +58,7 @@ class StatusWriter:
         for key in keys:
             self._present.pop(key, None)
             self._wanted.pop(key, None)
+            self._reported.pop(key, None)
             self._due.pop(key, None)
 
     def pushed(self, registry: Registry, keys: Iterable[ObjectKey]) -> None:
@@ -65,6 +68,16 @@ class StatusWriter:
                 addresses = registry.addresses_of(key) if key.kind == "ServiceEntry" else None
                 self._wanted[key] = Wanted(tuple(registry.conditions_of(key)), addresses)
                 self._check(key)
+
+    def report(self, key: ObjectKey, healthy: Condition | None) -> None:
+        """What the machine behind a WorkloadEntry says of itself; None: it says nothing any more."""
+        self._reported[key] = healthy
+        self._check(key)
+
+    def version(self, key: ObjectKey) -> str:
+        """The resourceVersion that was last seen; empty if the object was not."""
+        present = self._present.get(key)
+        return present.version if present is not None else ""
 
     def describe(self) -> dict[str, Any]:
         """For people."""
@@ -79,7 +92,12 @@ class StatusWriter:
         present, wanted = self._present.get(key), self._wanted.get(key)
         if present is None or wanted is None:
             return None
-        return merged(present, wanted, f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}")
+        now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if key not in self._reported:
+            return merged(present, wanted, now)
+        healthy = self._reported[key]
+        conditions = (*wanted.conditions, *([healthy] if healthy is not None else []))
+        return merged(present, replace(wanted, conditions=conditions), now, OWNED | {HEALTHY})
 
     async def run(self) -> None:
         """Endless; cancel to stop."""

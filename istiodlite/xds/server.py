@@ -20,6 +20,7 @@ from istiodlite import memory
 from istiodlite.api import discovery_pb2
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.service import OPAQUE, Authenticator
+from istiodlite.machines import HEALTH_TYPE, Registrar, machine_of
 from istiodlite.metrics import Metrics
 from istiodlite.registry import Changes
 from istiodlite.registry.resource import short_type
@@ -97,8 +98,11 @@ class Client:
 class DiscoveryService:
     """Store, streams and their handler. All methods belong to the loop's thread."""
 
-    def __init__(self, authenticator: Authenticator, metrics: Metrics) -> None:
+    def __init__(
+        self, authenticator: Authenticator, metrics: Metrics, machines: Registrar | None = None
+    ) -> None:
         self.store = Store()
+        self._machines = machines
         self._authenticator = authenticator
         self._metrics = metrics
         self._clients: dict[int, Client] = {}
@@ -178,6 +182,8 @@ class DiscoveryService:
             await self._write(client, context)
         finally:
             reader.cancel()
+            if self._machines is not None:
+                self._machines.disconnect(client.number)
             del self._clients[client.number]
             self._metrics.streams.dec()
             _log.info("stream %d closed node=%s", client.number, client.session.node_id)
@@ -190,6 +196,11 @@ class DiscoveryService:
         try:
             # The end of the stream is a sentinel of grpc's own, not a request.
             while isinstance(request := await self._next(client, context), _Request):
+                if request.type_url == HEALTH_TYPE:
+                    self._on_health(client, request)
+                    continue
+                if not client.session.node_id and not await self._admit(client, request.node):
+                    break
                 self._on_request(client, request)
                 del request
                 client.wake.set()
@@ -228,12 +239,6 @@ class DiscoveryService:
 
     def _on_request(self, client: Client, request: _Request) -> None:
         session = client.session
-        if not session.node_id:
-            refusal = check_node(request.node, client.caller)
-            if refusal:
-                self._end(client, grpc.StatusCode.PERMISSION_DENIED, refusal)
-                return
-            _log.info("stream %d node=%s caller=%s", client.number, request.node.id, client.caller)
         client.answers.extend(session.on_request(request, time.monotonic()))
         for nack in session.nacks:
             self._metrics.rejects.labels(short_type(nack.type_url)).inc()
@@ -246,6 +251,32 @@ class DiscoveryService:
                 nack.message,
             )
         session.nacks.clear()
+
+    async def _admit(self, client: Client, node: discovery_pb2.Node) -> bool:
+        """Who it is, before anything is answered; a machine that asks for it gets its WorkloadEntry."""
+        refusal = check_node(node, client.caller)
+        if refusal:
+            self._end(client, grpc.StatusCode.PERMISSION_DENIED, refusal)
+            return False
+        _log.info("stream %d node=%s caller=%s", client.number, node.id, client.caller)
+        refusal = await self._register(client, node)
+        if refusal:
+            self._end(client, grpc.StatusCode.FAILED_PRECONDITION, refusal)
+        return not refusal
+
+    async def _register(self, client: Client, node: discovery_pb2.Node) -> str:
+        machine = machine_of(node, client.caller)
+        if machine is None:
+            return ""
+        if self._machines is None:
+            return "machines cannot register with a folder of objects; write a WorkloadEntry there"
+        return await asyncio.wrap_future(self._machines.connect(client.number, machine, client.caller))
+
+    def _on_health(self, client: Client, request: _Request) -> None:
+        """Of one that is not registered it says nothing."""
+        if self._machines is not None:
+            ill = request.HasField("error_detail")
+            self._machines.health(client.number, request.error_detail.message if ill else None)
 
     async def _write(self, client: Client, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         while not client.ended and not client.refusal:

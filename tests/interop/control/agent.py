@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf import struct_pb2
@@ -32,6 +33,9 @@ class Agent:
     namespace: str = "istio-system"
     pod: str = "ztunnel-n1"
     name_override: str = ""
+    ip: str = "10.0.0.1"
+    said: dict[str, Any] = field(default_factory=dict)
+    """More metadata of its node."""
 
     def channel(self) -> grpc.Channel:
         options: list[tuple[str, object]] = [("grpc.use_local_subchannel_pool", 1)]
@@ -46,9 +50,11 @@ class Agent:
 
     def node_message(self) -> discovery_pb2.Node:
         node = discovery_pb2.Node(
-            id=f"ztunnel~10.0.0.1~{self.pod}.{self.namespace}~{self.namespace}.svc.cluster.local"
+            id=f"ztunnel~{self.ip}~{self.pod}.{self.namespace}~{self.namespace}.svc.cluster.local"
         )
-        node.metadata.update({"NODE_NAME": self.node, "NAMESPACE": self.namespace, "NAME": self.pod})
+        node.metadata.update(
+            {"NODE_NAME": self.node, "NAMESPACE": self.namespace, "NAME": self.pod, **self.said}
+        )
         return node
 
     @contextlib.contextmanager

@@ -1,0 +1,118 @@
+"""A machine registers with istiod and with istiodlite: the WorkloadEntries have to be alike, and so have refusals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.interop.control.agent import Agent
+from tests.interop.istiod.process import Istiod
+from tests.interop.kube.conftest import Cluster, Serving, wait_until
+from tests.interop.kube.test_cluster import NETWORKING, body
+from tests.interop.kube.test_machines import admitted
+from tests.interop.kube.test_machines import rights as rights
+
+pytestmark = pytest.mark.istiod
+Plane = Istiod | Serving
+GROUP = """
+metadata:
+  labels: {app: group, tier: group}
+  annotations: {example.com/team: a}
+template:
+  serviceAccount: vm
+  labels: {app: template, tier: template, zone: template}
+  ports: {http: 8080}
+  network: n1
+  locality: r1/z1
+  weight: 4
+probe: {tcpSocket: {port: 80}}
+"""
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("192.0.2.80", {}),
+    ("fd00:192::80", {}),
+    ("192.0.2.81", {"NETWORK": "n2", "LABELS": {"tier": "own", "istio-locality": "a.b"}}),
+    ("192.0.2.82", {"PROXY_CONFIG": {"readinessProbe": {"tcpSocket": {"port": 80}}}}),
+    ("192.0.2.83", {"LABELS": {"networking.istio.io/tunnel": "none"}}),
+]
+
+
+@pytest.fixture(scope="module")
+def namespaces(cluster: Cluster) -> Iterator[dict[str, str]]:
+    """One for each control plane, as an entry has one name."""
+    made = {}
+    for plane in ("istiod", "istiodlite"):
+        made[plane] = cluster.namespace()
+        cluster.put(body("v1", "ServiceAccount", made[plane], "vm"))
+        cluster.put(body("v1", "ServiceAccount", made[plane], "other"))
+        cluster.put(body(NETWORKING, "WorkloadGroup", made[plane], "vms", spec=yaml.safe_load(GROUP)))
+    return made
+
+
+def machine(
+    cluster: Cluster, plane: Plane, namespace: str, ip: str, account: str = "vm", **said: Any
+) -> Agent:
+    token = cluster.token(namespace, account, "istio-ca")
+    asked = {"AUTO_REGISTER_GROUP": "vms", **said}
+    return plane.agent(token, namespace=namespace, pod="vm", node="", ip=ip, said=asked)
+
+
+def entry(cluster: Cluster, namespace: str, ip: str) -> dict[str, Any] | None:
+    """The one of that address, without what must differ."""
+    listed = cluster.get(f"/apis/{NETWORKING}/namespaces/{namespace}/workloadentries")["items"]
+    found = [one for one in listed if one["spec"]["address"] == ip]
+    if not found:
+        return None
+    one = copy.deepcopy(found[0])
+    meta = one["metadata"]
+    for annotation in ("istio.io/workloadController", "istio.io/connectedAt"):
+        assert meta["annotations"].pop(annotation)
+    for owner in meta["ownerReferences"]:
+        assert owner.pop("uid")
+    kept = {name: meta[name] for name in ("name", "labels", "annotations", "ownerReferences")}
+    return {"metadata": kept, "spec": one["spec"]}
+
+
+@pytest.mark.parametrize(("ip", "said"), CASES)
+def test_both_enter_the_same_machine_alike(
+    cluster: Cluster,
+    istiod: Istiod,
+    istiodlite: Serving,
+    namespaces: dict[str, str],
+    rights: None,
+    ip: str,
+    said: dict[str, Any],
+) -> None:
+    made = []
+    for name, plane in (("istiod", istiod), ("istiodlite", istiodlite)):
+        agent = machine(cluster, plane, namespaces[name], ip, **said)
+        wait_until(lambda agent=agent: answered(agent), f"{name} answers")
+        with agent.stream() as stream:
+            stream.start()
+            stream.take()
+            made.append(
+                wait_until(lambda name=name: entry(cluster, namespaces[name], ip), f"{name} enters it")
+            )
+    assert made[0] == made[1]
+
+
+def answered(agent: Agent) -> bool:
+    try:
+        return admitted(agent)
+    except Exception:  # istiod's codes are several while it does not know the group
+        return False
+
+
+def test_neither_enters_whose_account_is_another(
+    cluster: Cluster, istiod: Istiod, istiodlite: Serving, namespaces: dict[str, str], rights: None
+) -> None:
+    for name, plane in (("istiod", istiod), ("istiodlite", istiodlite)):
+        wait_until(
+            lambda name=name, plane=plane: answered(machine(cluster, plane, namespaces[name], "192.0.2.90")),
+            f"{name} knows the group",
+        )
+        assert not answered(machine(cluster, plane, namespaces[name], "192.0.2.91", "other"))
+        assert entry(cluster, namespaces[name], "192.0.2.91") is None
