@@ -19,6 +19,7 @@ from istiodlite.ca.following import change_by_hand
 from istiodlite.ca.roots import advance, state_of
 from istiodlite.ca.rotation import Step, due_at, next_step
 from istiodlite.ca.tokens import DEFAULT_TTL, load_or_create_token_key, mint
+from istiodlite.kube import AccessError, ApiError, KubeClient, find_access
 from istiodlite.manifests import DEFAULT_SIZE_LIMIT, load_folder
 from istiodlite.manifests.errors import FieldError
 from istiodlite.manifests.mesh import HONOURED, load_mesh
@@ -26,7 +27,6 @@ from istiodlite.registry import MeshConfig, Registry
 from istiodlite.server.app import serve
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError, parse_address
 from istiodlite.server.present import condition_values, overview
-from kube import AccessError, ApiError, KubeClient, find_access
 
 
 def _account(text: str) -> tuple[str, str]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import trio
 
+from istiodlite.kube.client import ApiError, KubeClient
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Reading, key_of, version_of
+from istiodlite.kube.reflector import wait_of
+from istiodlite.kube.watcher import Watcher
 from istiodlite.objects import KubeObject, Namespace, ObjectKey
-from kube.client import ApiError, KubeClient
-from kube.kinds import WatchedKind
-from kube.reading import Reading, key_of, version_of
-from kube.reflector import wait_of
-from kube.watcher import Watcher
 
 NAME = "istio-ca-root-cert"
 DATA_KEY = "root-cert.pem"

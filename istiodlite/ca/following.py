@@ -13,7 +13,7 @@ from istiodlite.ca.authority import Authority
 from istiodlite.ca.files import DataError
 from istiodlite.ca.rotation import Step, Times, due_at, next_step
 from istiodlite.ca.secrets import SECRET, authority_of, encoded, files_of, plugged_in
-from kube.client import ApiError, KubeClient
+from istiodlite.kube.client import ApiError, KubeClient
 
 _log = logging.getLogger("istiodlite.ca")
 _EVERY = 10.0

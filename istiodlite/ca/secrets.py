@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from istiodlite.ca.authority import Authority, SigningKey, is_old, self_signed
 from istiodlite.ca.files import DataError
-from kube.client import ApiError, KubeClient
+from istiodlite.kube.client import ApiError, KubeClient
 
 SECRET = "istio-ca-secret"  # noqa: S105  (its name)
 SECRET_TYPE = "istio.io/ca-root"  # noqa: S105  (its type)

@@ -15,7 +15,7 @@ from typing import Any
 
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.tokens import AUDIENCE, MAX_TOKEN_BYTES, TokenError
-from kube.client import ApiError, KubeClient
+from istiodlite.kube.client import ApiError, KubeClient
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 # A token may be revoked meanwhile (its pod deleted); who may have what is decided anew each time all the same.

@@ -12,13 +12,13 @@ from typing import Any
 import trio
 
 from istiodlite.ca.caller import Caller
+from istiodlite.kube import ApiError, KubeClient
+from istiodlite.kube.reflector import wait_of
 from istiodlite.machines import machine as machines
 from istiodlite.machines.machine import Machine
 from istiodlite.objects import KubeObject, ObjectKey, WorkloadEntry, WorkloadGroup
 from istiodlite.registry import Condition
 from istiodlite.status.plan import HEALTHY
-from kube import ApiError, KubeClient
-from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite.machines")
 _MERGE_PATCH = "application/merge-patch+json"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kube.key import ObjectKey
+from istiodlite.kube.key import ObjectKey
 
 __all__ = ["Meta", "ObjectKey", "Other", "OwnerRef"]
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from istiodlite.kube import Access
 from istiodlite.manifests import DEFAULT_SIZE_LIMIT
 from istiodlite.registry import MeshConfig
-from kube import Access
 
 
 class StartError(Exception):

@@ -21,6 +21,8 @@ from istiodlite.ca.roots import RotatingAuthority
 from istiodlite.ca.secrets import authority_of, load_or_create_secret, plugged_in
 from istiodlite.ca.tokenreview import TokenReviewer
 from istiodlite.ca.tokens import load_or_create_token_key, verify
+from istiodlite.kube import Access, AccessError, ApiError, KubeClient
+from istiodlite.kube.reflector import wait_of
 from istiodlite.machines import Registrar
 from istiodlite.registry import Registry
 from istiodlite.server.config import KubeConfig, ServeConfig, StartError
@@ -30,8 +32,6 @@ from istiodlite.sources.source import FolderSource, Source
 from istiodlite.status import StatusWriter
 from istiodlite.status.writer import removed
 from istiodlite.webhook import Registration
-from kube import Access, AccessError, ApiError, KubeClient
-from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite")
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import trio
 
+from istiodlite.kube.client import ApiError, KubeClient
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Garbled, key_of
+from istiodlite.kube.reflector import wait_of
 from istiodlite.objects import ObjectKey
 from istiodlite.registry import Condition, Registry
 from istiodlite.status.plan import HEALTHY, OWNED, PLURALS, Present, Wanted, merged, read_present
-from kube.client import ApiError, KubeClient
-from kube.kinds import WatchedKind
-from kube.reading import Garbled, key_of
-from kube.reflector import wait_of
 
 _log = logging.getLogger("istiodlite.status")
 _AT_ONCE = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from kube.client import ApiError, KubeClient
+from istiodlite.kube.client import ApiError, KubeClient
 
 _log = logging.getLogger("istiodlite.webhook")
 NAME = "istiodlite-validator"

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from istiodlite.analyze import Finding, Input, Severity, analyze
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Garbled
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.registry import MeshConfig
 from istiodlite.sources.kube.kinds import WATCHED
 from istiodlite.sources.kube.reading import read
-from kube.kinds import WatchedKind
-from kube.reading import Garbled
 
 VERSION = "admission.k8s.io/v1"
 # Kubernetes cuts warnings at 256 characters each and 4,096 together.

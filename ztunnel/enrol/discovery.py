@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from kube import KubeClient, ObjectKey, Watcher
+from istiodlite.kube import KubeClient, ObjectKey, Watcher
 from ztunnel.enrol import nodepods
 from ztunnel.enrol.finder import Finder, Found, Sought, Witnesses
 from ztunnel.enrol.nodepods import NodePod

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
-from kube.kinds import WatchedKind
-from kube.reading import Garbled, Reading, key_of
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Garbled, Reading, key_of
 from ztunnel.enrol import membership, settings
 from ztunnel.enrol.netchoice import IpAddress
 from ztunnel.enrol.settings import CaptureSettings, Problem

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from kube.client import ApiError, KubeClient
+from istiodlite.kube.client import ApiError, KubeClient
 from ztunnel.backoff import Backoff
 from ztunnel.enrol.membership import REDIRECTION
 from ztunnel.enrol.roster import Member

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from kube.key import ObjectKey
+from istiodlite.kube.key import ObjectKey
 from ztunnel.enrol import steps
 from ztunnel.enrol.netchoice import NetnsKey
 from ztunnel.enrol.nodepods import NodePod

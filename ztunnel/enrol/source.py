@@ -20,7 +20,7 @@ from ztunnel.enrol.zds import ZdsClient
 from ztunnel.logs import fields
 
 if TYPE_CHECKING:
-    from kube import Access
+    from istiodlite.kube import Access
     from ztunnel.enrol.discovery import Discovery
 
 __all__ = ["EnrolError", "PodSource"]
@@ -74,7 +74,7 @@ class PodSource:
     async def _discover(self) -> None:
         """Until a CNI agent turns up, where that may be."""
         # The HTTP client costs several MiB that an agent under a CNI agent never needs.
-        from kube import KubeClient
+        from istiodlite.kube import KubeClient
         from ztunnel.enrol.discovery import Discovery
 
         config = self._config
@@ -97,7 +97,7 @@ class PodSource:
         self._take(found)
 
     def _access(self) -> Access:
-        from kube import AccessError, find_access
+        from istiodlite.kube import AccessError, find_access
 
         try:
             return find_access(None, "", self._environ)

@@ -1,6 +1,6 @@
 """What the control plane watches. Pure."""
 
-from kube.kinds import WatchedKind
+from istiodlite.kube.kinds import WatchedKind
 
 _V1 = ("v1",)
 # Istio served v1 from 1.22 on, and v1beta1 with the same fields before.

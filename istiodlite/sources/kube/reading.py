@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Reading, Unusable, key_of
 from istiodlite.manifests.errors import FieldError
 from istiodlite.manifests.fields import Field, is_dns_name
 from istiodlite.manifests.kinds import KINDS, parse_object
 from istiodlite.objects import KubeObject
-from kube.kinds import WatchedKind
-from kube.reading import Reading, Unusable, key_of
 
 # Annotations that any conversion reads are Istio's; others are large or change often.
 _ANNOTATIONS = "istio.io"

@@ -7,12 +7,12 @@ from typing import Any
 
 import trio
 
+from istiodlite.kube import KubeClient, Reading, WatchedKind, Watcher
 from istiodlite.manifests.errors import ManifestError
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.sources.folder import Batch
 from istiodlite.sources.kube.kinds import WATCHED
 from istiodlite.sources.kube.reading import read
-from kube import KubeClient, Reading, WatchedKind, Watcher
 
 _log = logging.getLogger("istiodlite.kube")
 _REMIND = 30.0

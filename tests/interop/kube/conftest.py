@@ -21,7 +21,7 @@ import httpx2
 import pytest
 import yaml
 
-from kube import find_access
+from istiodlite.kube import find_access
 from tests.interop.control.agent import Agent
 from tests.support.ports import free_port
 

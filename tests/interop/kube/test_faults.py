@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from kube import client, reflector
-from kube.access import Pem
+from istiodlite.kube import client, reflector
+from istiodlite.kube.access import Pem
 from tests.support import pki
 from tests.unit.istiodlite.kube.apiserver import PATHS, TOKEN, ApiServer, Fault, status, until
 from tests.unit.istiodlite.kube.objects import key, namespace, pod, policy

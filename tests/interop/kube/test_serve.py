@@ -20,7 +20,7 @@ from istiodlite.ca.authority import Authority
 from istiodlite.ca.files import DataError
 from istiodlite.ca.secrets import load_or_create_secret
 from istiodlite.cli import main
-from kube import ApiError, KubeClient
+from istiodlite.kube import ApiError, KubeClient
 from tests.support import pki
 from tests.support.ports import free_port
 from tests.unit.istiodlite.kube.apiserver import PATHS, TOKEN, ApiServer, Fault, status, until

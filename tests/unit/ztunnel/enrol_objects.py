@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kube.key import ObjectKey
+from istiodlite.kube.key import ObjectKey
 from ztunnel.enrol.nodepods import NodePod, pods_on, read_pod
 
 Body = dict[str, Any]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.reading import Garbled
+from istiodlite.kube.reading import Garbled
 from tests.unit.ztunnel.enrol_objects import KIND, UID, pod
 from ztunnel.enrol.netchoice import Candidate, Undecided, choose
 from ztunnel.enrol.nodepods import NAMESPACES, read_namespace, read_pod

@@ -19,9 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 import h11
 import trio
 
+from istiodlite.kube import Access
+from istiodlite.kube.access import Pem
 from istiodlite.sources.kube.kinds import WATCHED
-from kube import Access
-from kube.access import Pem
 from tests.support import pki
 
 PATHS = {kind.kind: kind.path("v1") for kind in WATCHED} | {

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from istiodlite.kube import Access, KubeClient
+from istiodlite.kube.health import Health
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.sources.folder import Batch
 from istiodlite.sources.kube import KubeSource
-from kube import Access, KubeClient
-from kube.health import Health
 from tests.unit.istiodlite.kube.apiserver import ApiServer
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kube.access import AccessError, in_cluster
-from kube.kubeconfig import find_access, load_kubeconfig
+from istiodlite.kube.access import AccessError, in_cluster
+from istiodlite.kube.kubeconfig import find_access, load_kubeconfig
 from tests.support import pki
 
 

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from istiodlite.ca.distribution import LEFT_OUT, NAME, RootDistribution, map_body, wants_root
+from istiodlite.kube import KubeClient
 from istiodlite.objects import Meta, Namespace, ObjectKey
-from kube import KubeClient
 from tests.unit.istiodlite.kube.apiserver import PATHS, ApiServer, Fault, status, until
 
 ROOT = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"

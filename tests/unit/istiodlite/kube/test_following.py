@@ -17,7 +17,7 @@ from istiodlite.ca import secretroots
 from istiodlite.ca.following import FolderFollower, FollowedAuthority, SecretFollower, change_by_hand
 from istiodlite.ca.rotation import Step
 from istiodlite.ca.secrets import SECRET, authority_of, encoded, load_or_create_secret
-from kube import KubeClient
+from istiodlite.kube import KubeClient
 from tests.support import pki
 from tests.unit.istiodlite.kube.apiserver import PATHS, ApiServer, Fault, status
 from tests.unit.istiodlite.kube.test_secrets import files

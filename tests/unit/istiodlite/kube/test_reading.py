@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from istiodlite.kube.collection import Collection
+from istiodlite.kube.reading import Garbled, Reading, version_of
 from istiodlite.objects import Pod
 from istiodlite.sources.kube.kinds import WATCHED
 from istiodlite.sources.kube.reading import read
-from kube.collection import Collection
-from kube.reading import Garbled, Reading, version_of
 from tests.unit.istiodlite.kube.objects import key, pod, policy
 
 KINDS = {kind.kind: kind for kind in WATCHED}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube.reflector import (
+from istiodlite.kube.reflector import (
     FIRST_WAIT,
     LONGEST_WAIT,
     MISSING_BELIEVED,

@@ -11,15 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from istiodlite.manifests import load_text
-from istiodlite.objects import KubeObject, ObjectKey
-from istiodlite.registry import MeshConfig, Registry
-from istiodlite.sources.folder import Folder
-from istiodlite.sources.kube.kinds import WATCHED
-from istiodlite.sources.kube.reading import read
-from kube.collection import Collection
-from kube.reading import Reading, key_of
-from kube.reflector import (
+from istiodlite.kube.collection import Collection
+from istiodlite.kube.reading import Reading, key_of
+from istiodlite.kube.reflector import (
     Event,
     Failure,
     List,
@@ -31,6 +25,12 @@ from kube.reflector import (
     Woke,
     advance,
 )
+from istiodlite.manifests import load_text
+from istiodlite.objects import KubeObject, ObjectKey
+from istiodlite.registry import MeshConfig, Registry
+from istiodlite.sources.folder import Folder
+from istiodlite.sources.kube.kinds import WATCHED
+from istiodlite.sources.kube.reading import read
 from tests.unit.istiodlite.histories import VARIANTS
 from tests.unit.istiodlite.mesh import documents
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import trio
 
+from istiodlite.kube import KubeClient
 from istiodlite.objects import ObjectKey
 from istiodlite.registry import Condition, MeshConfig, Registry
 from istiodlite.sources.folder import Batch
 from istiodlite.sources.kube import KubeSource
 from istiodlite.status import Present, StatusWriter, Wanted, merged
 from istiodlite.status.writer import removed
-from kube import KubeClient
 from tests.unit.istiodlite.kube.apiserver import PATHS, ApiServer, Fault, status, until
 from tests.unit.istiodlite.kube.objects import namespace, policy
 

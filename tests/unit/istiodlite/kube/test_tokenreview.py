@@ -16,7 +16,7 @@ import trio
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.tokenreview import TokenReviewer, caller_of, is_plausible
 from istiodlite.ca.tokens import TokenError
-from kube import KubeClient
+from istiodlite.kube import KubeClient
 from tests.unit.istiodlite.kube.apiserver import ApiServer, Fault, status
 
 EXTRA = "authentication.kubernetes.io/"

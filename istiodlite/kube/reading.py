@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from kube.key import ObjectKey
-from kube.kinds import WatchedKind
+from istiodlite.kube.key import ObjectKey
+from istiodlite.kube.kinds import WatchedKind
 
 T = TypeVar("T")
 

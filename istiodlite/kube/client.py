@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import httpx2
 
-from kube.access import Access, AccessError
+from istiodlite.kube.access import Access, AccessError
 
 # An object is at most a few MiB (etcd's limit is 1.5 MiB of protobuf), a page has at most 500.
 MAX_LINE = 32 * 1024 * 1024

@@ -10,13 +10,13 @@ from typing import Any, Generic
 
 import trio
 
-from kube.client import ApiError, KubeClient, error_of
-from kube.collection import Collection
-from kube.health import Health
-from kube.key import ObjectKey
-from kube.kinds import WatchedKind
-from kube.reading import Garbled, Reading, T, key_of, version_of
-from kube.reflector import (
+from istiodlite.kube.client import ApiError, KubeClient, error_of
+from istiodlite.kube.collection import Collection
+from istiodlite.kube.health import Health
+from istiodlite.kube.key import ObjectKey
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.reading import Garbled, Reading, T, key_of, version_of
+from istiodlite.kube.reflector import (
     Action,
     Data,
     Ended,

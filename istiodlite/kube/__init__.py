@@ -6,13 +6,13 @@ read into), `collection` (what one kind holds), `health` (how old it may be). Sh
 (credentials), `client` (HTTP), `watcher` (one kind).
 """
 
-from kube.access import Access, AccessError
-from kube.client import ApiError, KubeClient
-from kube.key import ObjectKey
-from kube.kinds import WatchedKind
-from kube.kubeconfig import find_access
-from kube.reading import Garbled, Reading, Unusable
-from kube.watcher import Watcher
+from istiodlite.kube.access import Access, AccessError
+from istiodlite.kube.client import ApiError, KubeClient
+from istiodlite.kube.key import ObjectKey
+from istiodlite.kube.kinds import WatchedKind
+from istiodlite.kube.kubeconfig import find_access
+from istiodlite.kube.reading import Garbled, Reading, Unusable
+from istiodlite.kube.watcher import Watcher
 
 __all__ = [
     "Access",

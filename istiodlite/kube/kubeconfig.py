@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from kube.access import Access, AccessError, Pem, in_cluster, read_file
+from istiodlite.kube.access import Access, AccessError, Pem, in_cluster, read_file
 
 _TOKEN_ADVICE = "use a token, as of `kubectl create token`, or a client certificate"  # noqa: S105
 _UNSUPPORTED_USER = {

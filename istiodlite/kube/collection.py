@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Generic
 
-from kube.key import ObjectKey
-from kube.reading import Reading, T, Unusable
+from istiodlite.kube.key import ObjectKey
+from istiodlite.kube.reading import Reading, T, Unusable
 
 
 class Collection(Generic[T]):
