@@ -31,13 +31,13 @@ class ZtunnelProcess:
         assert mount is not None
         self.folder = folder
         self.log_path = folder / "ztunnel.log"
-        self._cgroup = mount / f"zt-test-{os.getpid()}-{folder.name}"
+        self.cgroup = mount / f"zt-test-{os.getpid()}-{folder.name}"
         self._pins = folder / "bpf"
         self._admin, self._ready_port = free_port(), free_port()
-        self._environ = {
+        self.environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "AMBIENT_CGROUP": str(self._cgroup),
+            "AMBIENT_CGROUP": str(self.cgroup),
             "AMBIENT_PIN_DIR": str(self._pins),
             "ADMIN_PORT": str(self._admin),
             "READINESS_PORT": str(self._ready_port),
@@ -48,25 +48,34 @@ class ZtunnelProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ZtunnelProcess:
-        self._cgroup.mkdir()
-        self._pins.mkdir()
-        linux.mount("bpf", self._pins, "bpf", data="mode=0700")
+        self.prepare()
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.clear()
+
+    def prepare(self) -> None:
+        """Cgroup and pins, for a start later on."""
+        self.cgroup.mkdir()
+        self._pins.mkdir()
+        linux.mount("bpf", self._pins, "bpf", data="mode=0700")
+
+    def clear(self) -> None:
+        """Nothing is left of it."""
+        if self.process is not None:
+            self.stop()
         subprocess.run(
-            [sys.executable, "-m", "ztunnel", "cleanup"], env=self._environ, check=True, capture_output=True
+            [sys.executable, "-m", "ztunnel", "cleanup"], env=self.environ, check=True, capture_output=True
         )
         linux.unmount(self._pins)
-        self._cgroup.rmdir()
+        self.cgroup.rmdir()
 
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
-                env=self._environ,
+                env=self.environ,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
@@ -82,18 +91,34 @@ class ZtunnelProcess:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """As the kernel does it when memory is short."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(DEADLINE)
+
     def ready(self) -> bool:
+        return self.readiness().startswith("ready")
+
+    def readiness(self) -> str:
+        """The text of the page; empty while nobody answers."""
         try:
             address = f"http://127.0.0.1:{self._ready_port}/healthz/ready"
             with urllib.request.urlopen(address, timeout=10) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError:
+            return ""
 
     def dump(self) -> Any:
         """config_dump; None while the agent does not answer."""
+        return self.page("/config_dump")
+
+    def page(self, path: str) -> Any:
+        """An admin page; None while the agent does not answer."""
         with contextlib.suppress(urllib.error.URLError, OSError):
-            address = f"http://127.0.0.1:{self._admin}/config_dump"
+            address = f"http://127.0.0.1:{self._admin}{path}"
             with urllib.request.urlopen(address, timeout=30) as answer:
                 return json.loads(answer.read())
         return None

@@ -38,6 +38,8 @@ _CLUSTER_SCOPED = {
     "ClusterRoleBinding": "clusterrolebindings",
     "CustomResourceDefinition": "customresourcedefinitions",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 _PLURALS = {
     "AuthorizationPolicy": "authorizationpolicies",
@@ -141,11 +143,13 @@ class Cluster:
     def may(
         self, account: str, verb: str, group: str, resource: str, namespace: str = "", name: str = ""
     ) -> bool:
-        """Whether a service account of istio-system may do something."""
+        """Whether a service account of istio-system may do something; `resource` as in a role (`pods/status`)."""
+        plural, _, subresource = resource.partition("/")
         attributes = {
             "verb": verb,
             "group": group,
-            "resource": resource,
+            "resource": plural,
+            "subresource": subresource,
             "namespace": namespace,
             "name": name,
         }

@@ -242,8 +242,73 @@ def test_istiodlite_may_do_nothing_that_it_does_not_need(
     assert not cluster.may("istiodlite", verb, group, resource, namespace, name)
 
 
-def test_ztunnel_may_not_even_list_pods(cluster: Cluster) -> None:
-    assert not cluster.may("ztunnel", "list", "", "pods")
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        ("list", "pods"),
+        ("watch", "pods"),
+        ("list", "namespaces"),
+        ("watch", "namespaces"),
+        ("patch", "pods/status"),
+    ],
+)
+def test_ztunnel_may_look_which_pods_to_enrol_and_say_that_they_are(
+    cluster: Cluster, verb: str, resource: str
+) -> None:
+    assert cluster.may("ztunnel", verb, "", resource)
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        *((verb, "pods") for verb in ("get", "create", "update", "patch", "delete")),
+        ("update", "pods/status"),
+        ("create", "pods/exec"),
+        ("patch", "namespaces"),
+        *(("list", plural) for plural in ("nodes", "secrets", "configmaps", "serviceaccounts", "services")),
+        ("create", "serviceaccounts/token"),
+        ("*", "*"),
+    ],
+)
+def test_ztunnel_may_do_nothing_that_it_does_not_need(cluster: Cluster, verb: str, resource: str) -> None:
+    assert not cluster.may("ztunnel", verb, "", resource)
+
+
+def test_the_fd_store_may_do_nothing_at_all(cluster: Cluster) -> None:
+    assert not cluster.may("ztunnel-fdstore", "list", "", "pods")
+
+
+REDIRECTION = "ambient.istio.io/redirection"
+
+
+def test_an_agent_may_change_one_annotation_of_its_own_nodes_pods_and_nothing_else(
+    cluster: Cluster, shop: str
+) -> None:
+    ztunnel = agent_pod(cluster, shop)
+    cluster.put(pod(shop, "elsewhere", "10.244.0.6", f"{shop}-other", "web"))
+    token = cluster.token("istio-system", "ztunnel", pod=ztunnel)
+    unbound = cluster.token("istio-system", "ztunnel")
+
+    def patch(name: str, change: Body, bearer: str = token) -> int:
+        headers = {
+            "content-type": "application/merge-patch+json",
+            "authorization": f"Bearer {bearer}",
+        }
+        path = f"/api/v1/namespaces/{shop}/pods/{name}/status"
+        return cluster.http.patch(path, content=json.dumps(change), headers=headers).status_code
+
+    def annotate(value: str | None, **more: str) -> Body:
+        return {"metadata": {"annotations": {REDIRECTION: value, **more}}}
+
+    # A new admission policy takes some seconds to count.
+    wait_until(lambda: patch("elsewhere", annotate("pending")) == 422, "the policy counts")
+    for value in ("pending", None, "enabled"):
+        assert patch("web", annotate(value)) == 200
+    assert patch("web", annotate("pending"), unbound) == 422, "a token that names no node"
+    assert patch("web", annotate("enabled", other="x")) == 422
+    assert patch("web", {"metadata": {"labels": {"app": "x"}}}) == 422
+    assert patch("web", {"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}}) == 422
+    cluster.delete(ztunnel)
 
 
 def test_objects_become_resources_and_changes_follow(cluster: Cluster, serving: Serving, shop: str) -> None:

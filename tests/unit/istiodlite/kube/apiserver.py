@@ -256,8 +256,7 @@ class ApiServer:
         else:
             version = str(self.version)
             objects = self.objects[request.path]
-            name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
-            items = [objects[key] for key in sorted(objects) if not name or key[1] == name]
+            items = [objects[key] for key in sorted(objects) if _selected(request, objects[key])]
             self._snapshots[request.path, version] = items
         limit = len(items)
         if "limit" in request.query:
@@ -283,7 +282,8 @@ class ApiServer:
         return 200, self.put(body)
 
     def _patch_status(self, request: Request, body: Body) -> tuple[int, Body]:
-        """A JSON merge patch of the status subresource: conditions and addresses as whole lists."""
+        """A JSON merge patch of the status subresource: conditions and addresses as whole lists; and annotations,
+        which pods take there, too."""
         found = _NAMESPACED.match(request.path.removesuffix("/status"))
         assert found is not None
         assert request.content_type == "application/merge-patch+json"
@@ -291,9 +291,17 @@ class ApiServer:
         present = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
         if present is None:
             return 404, status(404, "NotFound", "not found")
-        if body["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"]:
-            return 409, status(409, "Conflict", "the object has been modified")
-        return 200, self.put({**present, "status": {**present.get("status", {}), **body["status"]}})
+        meta = present["metadata"]
+        for name in ("resourceVersion", "uid"):
+            if body["metadata"].get(name, meta.get(name)) != meta.get(name):
+                return 409, status(409, "Conflict", "the object has been modified")
+        annotations = {**meta.get("annotations", {}), **body["metadata"].get("annotations", {})}
+        merged = {
+            **meta,
+            "annotations": {key: value for key, value in annotations.items() if value is not None},
+        }
+        told = {**present.get("status", {}), **body.get("status", {})}
+        return 200, self.put({**present, "metadata": merged if annotations else meta, "status": told})
 
     async def _watch(self, http: _Http, request: Request, raw: bytes | None) -> None:
         if request.path in self.missing:
@@ -318,10 +326,26 @@ class ApiServer:
             async for data in receive:
                 if data is None:
                     break
-                await http.chunk(data)
+                if not request.query.get("fieldSelector") or _selected(request, _object(data)):
+                    await http.chunk(data)
             await http.end()
         finally:
             self.watchers.pop(number, None)
+
+
+def _selected(request: Request, body: Body) -> bool:
+    """Whether an object fits the request's field selector, which names one field at most."""
+    field, _, wanted = request.query.get("fieldSelector", "").partition("=")
+    value: Any = body
+    for part in field.split(".") if field else ():
+        value = value.get(part, {})
+    return not field or not body or value == wanted
+
+
+def _object(line: bytes) -> Body:
+    """Of a watch event; bookmarks and what is no event at all fit every selector."""
+    event = json.loads(line)
+    return event["object"] if event["type"] != "BOOKMARK" else {}
 
 
 def _line(event: str, body: Body) -> bytes:
