@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import trio
 import yaml
 
-from kube.access import Access
+from istiodlite.kube.access import Access
 from tests.interop.kube.conftest import Cluster
 from tests.unit.istiodlite.kube.apiserver import TOKEN, ApiServer
 
