@@ -22,7 +22,11 @@ from daemonset.local import cgroups, launch
 
 NETNS = Path("/run/netns")
 _NUMBERS = itertools.count()
-READY = "import sys, time; print('ready', flush=True); time.sleep(1e6)"
+NOBODY = 65534
+# The sandbox's process runs as a user of its own, as `pause` does.
+READY = (
+    f"import os, time; os.setgid({NOBODY}); os.setuid({NOBODY}); print('ready', flush=True); time.sleep(1e6)"
+)
 
 
 def ip(*words: str) -> None:

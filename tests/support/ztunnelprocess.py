@@ -46,6 +46,8 @@ class ZtunnelProcess:
             **environ,
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.under: tuple[str, ...] = ()
+        """A program that starts the agent, with its arguments (`setpriv ...`)."""
 
     def __enter__(self) -> ZtunnelProcess:
         self.prepare()
@@ -74,7 +76,7 @@ class ZtunnelProcess:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
+                [*self.under, sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
                 env=self.environ,
                 stdout=log,
                 stderr=log,

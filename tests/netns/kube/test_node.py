@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.netns.kube.api import Scripted
 from tests.netns.kube.conftest import KubeNode
@@ -14,6 +15,19 @@ from tests.support.kubelet import Sandbox
 
 pytestmark = pytest.mark.root
 EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
+
+
+MANIFEST = Path(__file__).resolve().parents[3] / "daemonset" / "kubernetes" / "base" / "ztunnel.yaml"
+
+
+def with_capabilities(node: KubeNode, without: str = "") -> None:
+    """The agent is started with what the manifest grants, less one."""
+    spec = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]
+    granted = spec["containers"][0]["securityContext"]["capabilities"]["add"]
+    assert not without or without in granted
+    kept = ",".join(f"+{name.lower()}" for name in granted if name != without)
+    node.agent.under = ("setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all")
+    node.agent.start()
 
 
 def captured(sandbox: Sandbox) -> bool:
@@ -78,7 +92,7 @@ def test_labels_of_namespace_and_pod_count_live(node: KubeNode) -> None:
     node.api.put(node.body("web", ip=sandbox.address, mode="none"))
     node.until_out("web")
     node.agent.until(lambda: node.status("web") == "", "the annotation is gone")
-    assert not captured(sandbox)
+    node.agent.until(lambda: not captured(sandbox), "its network is as it was")
     node.label("")
     node.api.put(node.body("web", ip=sandbox.address, mode="ambient"))
     node.until_in("web")
@@ -152,7 +166,7 @@ def test_a_pod_that_has_ended_leaves(node: KubeNode) -> None:
     done = node.body("job", ip=sandbox.address)
     node.api.put({**done, "status": {**done["status"], "phase": "Succeeded"}})
     node.until_out("job")
-    assert not captured(sandbox)
+    node.agent.until(lambda: not captured(sandbox), "its network is as it was")
 
 
 def test_an_agent_that_was_killed_finds_its_pods_again(node: KubeNode) -> None:
@@ -191,3 +205,23 @@ def test_without_the_api_server_everything_stays_and_new_pods_wait(node: KubeNod
     node.agent.until(lambda: "not been heard" not in node.agent.readiness(), "heard again")
     node.run("third")
     node.until_in("first", "second", "third")
+
+
+def test_the_manifests_capabilities_are_enough(node: KubeNode) -> None:
+    node.label("ambient")
+    sandbox = node.run("web")
+    with_capabilities(node)
+    node.until_in("web")
+    assert captured(sandbox)
+
+
+def test_without_leave_to_look_at_processes_it_says_what_to_grant(node: KubeNode) -> None:
+    node.label("ambient")
+    sandbox = node.run("web")
+    with_capabilities(node, without="SYS_PTRACE")
+    reason = (
+        "its processes may not be looked at; grant the agent SYS_PTRACE and an unconfined AppArmor profile"
+    )
+    waiting = {f"{node.api.namespace}/web": reason}
+    node.agent.until(lambda: (node.agent.page("/enrolment") or {}).get("waiting") == waiting, "it says so")
+    assert not captured(sandbox)
