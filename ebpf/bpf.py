@@ -42,7 +42,7 @@ class Command(enum.IntEnum):
     PROG_TEST_RUN = 10
     OBJ_INFO = 15
     BTF_LOAD = 18
-    MAP_TAKE = 21
+    MAP_LOOKUP_BATCH = 24
     LINK_CREATE = 28
     LINK_UPDATE = 29
     LINK_DETACH = 34
@@ -155,14 +155,34 @@ def map_delete(fd: int, key: bytes) -> bool:
     return True
 
 
-def queue_take(fd: int, value_size: int) -> bytes | None:
-    """The oldest entry of a queue, taken out; None if it is empty."""
-    value = ctypes.create_string_buffer(value_size)
-    try:
-        _bpf(Command.MAP_TAKE, struct.pack("=IxxxxQQQ", fd, 0, _address(value), 0))
-    except FileNotFoundError:
-        return None
-    return value.raw
+def map_entries(
+    fd: int, key_size: int, value_size: int, at_once: int = 1024
+) -> Iterator[tuple[bytes, bytes]]:
+    """All entries of a hash, by few calls: whatever is there from the first to the last of them is among these."""
+    place = ctypes.create_string_buffer(8)
+    begun = False
+    while True:
+        keys, values = (ctypes.create_string_buffer(at_once * size) for size in (key_size, value_size))
+        attributes = struct.pack(
+            "=QQQQIIQQ",
+            _address(place) if begun else 0, _address(place), _address(keys), _address(values), at_once, fd, 0, 0,
+        )  # fmt: skip
+        buffer = ctypes.create_string_buffer(attributes, _ATTR_SIZE)
+        result = _libc.syscall(_number(), int(Command.MAP_LOOKUP_BATCH), buffer, _ATTR_SIZE)
+        number = ctypes.get_errno() if result < 0 else 0
+        if number == errno.ENOSPC:  # more share one place of the table than fit
+            at_once *= 2
+            continue
+        if number not in (0, errno.ENOENT):
+            raise OSError(number, f"bpf map_lookup_batch: {os.strerror(number)}")
+        (count,) = struct.unpack_from("=I", buffer, 32)
+        key_bytes, value_bytes = keys.raw, values.raw
+        for index in range(count):
+            key = key_bytes[index * key_size : (index + 1) * key_size]
+            yield key, value_bytes[index * value_size : (index + 1) * value_size]
+        if number:
+            return
+        begun = True
 
 
 def map_keys(fd: int, key_size: int) -> Iterator[bytes]:

@@ -11,21 +11,32 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ebpf import bpf, maps, netns, pairs, sockets
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.loader import Kernel
-from ebpf.pairs import Backend, DirectConnection, DirectEvent, PairKey
+from ebpf.maps import Counter
+from ebpf.pairs import CONN, RECORD, DirectConnection, Field, PairKey, Target, What
+from ebpf.ring import Ring
 from ebpf.turbo import Turbo
 
 _SO_COOKIE: Final = 57
 
 LEASE: Final = 5.0
 """Seconds for which pairs count after a `renew`."""
+SERVER_WAIT: Final = 60.0
+"""Seconds for which the record of a connection waits for its server's part after its client has closed."""
+
+
+class Look(NamedTuple):
+    """What `Direct.look` finds: connections that are open, and records (`pairs.RECORD`) of such as are over."""
+
+    begun: list[DirectConnection]
+    records: list[bytes]
 
 
 class Direct:
@@ -36,10 +47,11 @@ class Direct:
         self._kernel, self._cgroup = kernel, cgroup
         self.turbo = Turbo(kernel, cgroup)
         self._lock = threading.Lock()
-        self._pairs: dict[PairKey, Backend] = {}
+        self._pairs: dict[PairKey, Target] = {}
         self._of_slot: dict[int, set[PairKey]] = defaultdict(set)
         self._admitted: set[int] = set()
         self.refused = 0
+        self._ring: Ring | None = None
         self.end_lease()
         self.audit()
 
@@ -53,6 +65,10 @@ class Direct:
                 "see why variant B does not work, or leave SAME_NODE_ENCRYPTION at always",
             )
         _require_destroy()
+        if self._ring is None:
+            size = maps.LAYOUT["direct_events"].max_entries
+            fd = self._kernel.maps["direct_events"]
+            self._ring = Ring(fd, size, pairs.RECORD_SIZE, self._kernel.directory)
         self._kernel.attach_direct(self._cgroup)
 
     def disable(self) -> None:
@@ -61,6 +77,13 @@ class Direct:
         self._kernel.detach_direct()
         self.turbo.enabled = False
         self.turbo.sweep()
+
+    def close(self) -> None:
+        """Give up this process's hold; what is in the kernel stays."""
+        self.end_lease()
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
 
     def suspend(self) -> None:
         """No new direct connections until the next `renew`; pairs are forgotten."""
@@ -73,7 +96,11 @@ class Direct:
         many were not as they should be."""
         fd = self._kernel.maps["direct_pairs"]
         with self._lock:
-            wanted = {key.encode(): backend.encode() for key, backend in self._pairs.items()}
+            wanted = {
+                entry: cell
+                for key, target in self._pairs.items()
+                for entry, cell in pairs.entries(key, target).items()
+            }
             there = list(bpf.map_keys(fd, pairs.KEY_SIZE))
             strange = [key for key in there if key not in wanted]
             for key in strange:
@@ -89,54 +116,88 @@ class Direct:
         until = time.monotonic_ns() + int(seconds * 1e9)
         bpf.map_update(self._kernel.maps["direct_until"], maps.u32(0), maps.u64(until))
 
-    def set_pairs(self, added: Mapping[PairKey, Backend], removed: Iterable[PairKey] = ()) -> None:
+    @property
+    def is_lent(self) -> bool:
+        """Whether pairs count just now."""
+        until = bpf.map_lookup(self._kernel.maps["direct_until"], maps.u32(0), 8)
+        return until is not None and struct.unpack("=Q", until)[0] > time.monotonic_ns()
+
+    def set_pairs(self, added: Mapping[PairKey, Target], removed: Iterable[PairKey] = ()) -> None:
         """Change the pairs: removals first. Pairs of pods that are not enrolled are ignored; what finds no
         room is left to the proxy and counted in `refused`."""
-        fd = self._kernel.maps["direct_pairs"]
         with self._lock:
             self._remove(key for key in removed if key in self._pairs)
-            for key, backend in added.items():
-                if key.slot not in self._admitted or backend.slot not in self._admitted:
+            for key, target in added.items():
+                slots = {key.slot, *(backend.slot for backend in pairs.backends(target))}
+                if not slots <= self._admitted:
                     continue
-                if self._pairs.get(key) not in (None, backend):
+                if self._pairs.get(key) not in (None, target):
                     self._remove([key])
-                try:
-                    bpf.map_update(fd, key.encode(), backend.encode())
-                except OSError:
+                if not self._write(pairs.entries(key, target)):
                     self.refused += 1
                     continue
-                self._pairs[key] = backend
-                for slot in (key.slot, backend.slot):
+                self._pairs[key] = target
+                for slot in slots:
                     self._of_slot[slot].add(key)
 
+    def _write(self, entries: Mapping[bytes, bytes]) -> bool:
+        """Whether there was room. The first entry comes last: it leads to the others."""
+        fd = self._kernel.maps["direct_pairs"]
+        try:
+            for entry, cell in reversed(list(entries.items())):
+                bpf.map_update(fd, entry, cell)
+        except OSError:
+            for entry in entries:
+                bpf.map_delete(fd, entry)
+            return False
+        return True
+
     @property
-    def pairs(self) -> Mapping[PairKey, Backend]:
+    def pairs(self) -> Mapping[PairKey, Target]:
         """What is allowed now."""
         with self._lock:
             return dict(self._pairs)
 
-    @property
-    def events(self) -> tuple[int, int]:
-        """The queue's descriptor and the size of an event in bytes, for readers other than `take`."""
-        return self._kernel.maps["direct_events"], pairs.EVENT_SIZE
+    def take(self, limit: int = 1024) -> bytes:
+        """Records (`pairs.RECORD`) of connections that have ended, in order, at most so many at a time."""
+        return self._ring.take(limit) if self._ring is not None else b""
 
-    def take(self, limit: int = 1024) -> list[DirectEvent]:
-        """What happened to direct connections, in order, at most so many at a time."""
-        fd = self._kernel.maps["direct_events"]
-        found: list[DirectEvent] = []
-        while len(found) < limit and (raw := bpf.queue_take(fd, pairs.EVENT_SIZE)):
-            found.append(pairs.decode_event(raw))
+    def look(self, known: Container[int]) -> Look:
+        """All connections that have not ended, but for those whose cookie is known; and the records of those for which
+        there was no room among the others, or whose server has not closed for `SERVER_WAIT` after its client."""
+        fd = self._kernel.maps["direct_conns"]
+        late = time.monotonic_ns() - int(SERVER_WAIT * 1e9)
+        found = Look([], [])
+        for key, raw in bpf.map_entries(fd, pairs.TUPLE_SIZE, pairs.CONN_SIZE):
+            fields = CONN.unpack(raw)
+            told, closed = fields[Field.WHAT] != What.OPEN, fields[Field.CLIENT_DONE]
+            if told or (closed and fields[Field.ENDED] < late):
+                found.records.extend(self._fetch(key))
+            elif not closed and fields[Field.COOKIE] not in known:
+                (event,) = RECORD.iter_unpack(pairs.as_record(key, raw))
+                found.begun.append(pairs.decode_event(event).connection)
         return found
+
+    def _fetch(self, key: bytes) -> Iterator[bytes]:
+        """The record of a connection that is over, unless the kernel has told of it by now."""
+        fd = self._kernel.maps["direct_conns"]
+        raw = bpf.map_lookup(fd, key, pairs.CONN_SIZE)
+        if (
+            raw
+            and CONN.unpack(raw)[Field.CLIENT_DONE] | CONN.unpack(raw)[Field.WHAT]
+            and bpf.map_delete(fd, key)
+        ):
+            yield pairs.as_record(key, raw)
 
     def live(self) -> list[DirectConnection]:
         """All direct connections whose client's socket is not closed."""
-        fd = self._kernel.maps["direct_conns"]
-        found: list[DirectConnection] = []
-        for key in list(bpf.map_keys(fd, pairs.TUPLE_SIZE)):
-            raw = bpf.map_lookup(fd, key, pairs.CONN_SIZE)
-            if raw:
-                found.append(pairs.decode_connection(key, raw))
-        return found
+        return self.look(()).begun
+
+    @property
+    def begun(self) -> int:
+        """How many connections have gone direct so far, whichever agent allowed them."""
+        fd = self._kernel.maps["counters"]
+        return int(struct.unpack("=Q", bpf.map_lookup(fd, maps.u32(Counter.DIRECT), 8) or bytes(8))[0])
 
     def forget(self, connection: DirectConnection) -> None:
         """Remove the entry of a connection whose socket is gone without a word."""
@@ -156,9 +217,10 @@ class Direct:
     def _remove(self, keys: Iterable[PairKey]) -> None:
         fd = self._kernel.maps["direct_pairs"]
         for key in keys:
-            bpf.map_delete(fd, key.encode())
-            backend = self._pairs.pop(key)
-            for slot in (key.slot, backend.slot):
+            target = self._pairs.pop(key)
+            for entry in pairs.entries(key, target):
+                bpf.map_delete(fd, entry)
+            for slot in (key.slot, *(backend.slot for backend in pairs.backends(target))):
                 if slot in self._of_slot:
                     self._of_slot[slot].discard(key)
 

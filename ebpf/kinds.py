@@ -37,8 +37,8 @@ class MapType(enum.IntEnum):
     LRU_HASH = 9
     SOCKMAP = 15
     SOCKHASH = 18
-    QUEUE = 22
     SK_STORAGE = 24
+    RINGBUF = 27
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 6
+LAYOUT_VERSION: Final = 7
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
@@ -94,10 +94,11 @@ LAYOUT: Final = {
     "agents": MapInfo(MapType.HASH, 4, 4, 64, _NO_PREALLOC),
     "listeners": MapInfo(MapType.SOCKMAP, 4, 8, MAX_PODS * KINDS, 0),
     "counters": MapInfo(MapType.ARRAY, 4, 8, 10, 0),
-    "direct_pairs": MapInfo(MapType.HASH, 24, 24, 65536, _NO_PREALLOC),
-    "direct_conns": MapInfo(MapType.HASH, 36, 48, 131072, _NO_PREALLOC),
-    "direct_events": MapInfo(MapType.QUEUE, 0, 104, 16384, 0),
-    "direct_sockets": MapInfo(MapType.SK_STORAGE, 4, 56, 0, _NO_PREALLOC),
+    "direct_pairs": MapInfo(MapType.HASH, 24, 56, 65536, _NO_PREALLOC),
+    "direct_conns": MapInfo(MapType.HASH, 36, 96, 131072, _NO_PREALLOC),
+    "direct_events": MapInfo(MapType.RINGBUF, 0, 0, 1 << 21, 0),
+    "direct_pending": MapInfo(MapType.ARRAY, 4, 56, 4096, 0),
+    "direct_sockets": MapInfo(MapType.SK_STORAGE, 4, 20, 0, _NO_PREALLOC),
     "direct_until": MapInfo(MapType.ARRAY, 4, 8, 1, 0),
     "turbo_sockets": MapInfo(MapType.SOCKHASH, 36, 4, 131072, 0),
     "turbo_ends": MapInfo(MapType.HASH, 36, 32, 131072, _NO_PREALLOC),

@@ -7,22 +7,56 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from ebpf.choices import shares
 from ebpf.maps import Address, address_of, ip16
 
-_KEY: Final = struct.Struct("=I16sHxx")
+_KEY: Final = struct.Struct("=I16sHH")
 _BACKEND: Final = struct.Struct("=16sIHH")
+_CELL: Final = struct.Struct("=24s24sII")
 _TUPLE: Final = struct.Struct("=16s16sHH")
-CONN: Final = struct.Struct("=QQII16sHBB4x")
+CONN: Final = struct.Struct("=QQQQQQQII16sHBBBBBBI4x")
 _END: Final = struct.Struct("=QQQQ")
-_EVENT: Final = struct.Struct("=QQQQII36s16sHBBBB6x")
-EVENT_SIZE: Final = _EVENT.size
+RECORD: Final = struct.Struct("=8x" + CONN.format.removeprefix("=") + "16s16sHH4x")
+"""What `Ring.take` gives, record after record; fields by `Field`."""
+RECORD_SIZE: Final = RECORD.size - 8
 CONN_SIZE: Final = CONN.size
 END_SIZE: Final = _END.size
 TUPLE_SIZE: Final = _TUPLE.size
 KEY_SIZE: Final = _KEY.size
+CELL_SIZE: Final = _CELL.size
+MOST_BACKENDS: Final = 256
+"""Among so many a draw can choose."""
+
+
+class Field(enum.IntEnum):
+    """Where a field of `struct direct_conn` stands in `CONN` and `RECORD`, and those of its tuple in `RECORD`."""
+
+    COOKIE = 0
+    SERVER = 1
+    BEGAN = 2
+    ENDED = 3
+    SENT = 4
+    RECEIVED = 5
+    ANSWERED = 6
+    FROM_SLOT = 7
+    TO_SLOT = 8
+    ASKED = 9
+    ASKED_PORT = 10
+    TURBO = 11
+    WHAT = 12
+    ESTABLISHED = 13
+    STATE = 14
+    CLIENT_DONE = 15
+    SERVED = 16
+    DONE = 17
+    CLIENT_IP = 18
+    SERVER_IP = 19
+    CLIENT_PORT = 20
+    SERVER_PORT = 21
 
 
 class Endpoint(NamedTuple):
@@ -39,15 +73,15 @@ class PairKey:
     slot: int
     asked: Endpoint
 
-    def encode(self) -> bytes:
-        """24 bytes."""
-        return _KEY.pack(self.slot, ip16(self.asked.ip), self.asked.port)
+    def encode(self, cell: int = 0) -> bytes:
+        """24 bytes; `cell`: which of the cells that share the destination."""
+        return _KEY.pack(self.slot, ip16(self.asked.ip), self.asked.port, cell)
 
     @staticmethod
-    def decode(raw: bytes) -> PairKey:
+    def decode(raw: bytes) -> tuple[PairKey, int]:
         """Inverse of `encode`."""
-        slot, ip, port = _KEY.unpack(raw)
-        return PairKey(slot, Endpoint(address_of(ip), port))
+        slot, ip, port, cell = _KEY.unpack(raw)
+        return PairKey(slot, Endpoint(address_of(ip), port)), cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +102,34 @@ class Backend:
         """Inverse of `encode`."""
         ip, slot, port, turbo = _BACKEND.unpack(raw)
         return Backend(slot, Endpoint(address_of(ip), port), bool(turbo))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Several backends, each chosen as often as its weight (above 0) says; at most `MOST_BACKENDS`."""
+
+    choices: tuple[tuple[Backend, int], ...]
+
+
+Target: TypeAlias = Backend | Split
+
+
+def backends(target: Target) -> tuple[Backend, ...]:
+    """All that a connection may go to."""
+    return (target,) if isinstance(target, Backend) else tuple(backend for backend, _ in target.choices)
+
+
+def entries(key: PairKey, target: Target) -> dict[bytes, bytes]:
+    """Entries of `direct_pairs` (`struct direct_cell`). The first is the one without which the others do not count."""
+    choices = backends(target)
+    weights = [1] if isinstance(target, Backend) else [weight for _, weight in target.choices]
+    cells = shares(weights)
+    return {
+        key.encode(index): _CELL.pack(
+            choices[cell.own].encode(), choices[cell.other].encode(), cell.keep, len(cells)
+        )
+        for index, cell in enumerate(cells)
+    }
 
 
 class Tuple4(NamedTuple):
@@ -95,7 +157,8 @@ class Tuple4(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DirectConnection:
-    """One connection: `cookie` is that of the client's socket, `asked` what the client dialled."""
+    """One connection: `cookie` is that of the client's socket, `asked` what the client dialled. `accepted`: the
+    server's socket is known and will tell its bytes, too."""
 
     cookie: int
     began: int
@@ -108,51 +171,51 @@ class DirectConnection:
 
 
 class What(enum.IntEnum):
-    """What an event tells. FELL_BACK: the connection went to the proxy after all, before its SYN left."""
+    """What a record tells. FELL_BACK: the connection went to the proxy after all, before its SYN left."""
 
-    BEGUN = 1
+    OPEN = 0
+    ENDED = 1
     FELL_BACK = 2
-    CLIENT_CLOSED = 3
-    SERVER_CLOSED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class DirectEvent:
-    """`struct direct_event`. `sent`: the application's bytes which the other end acknowledged; `received` may
-    count the other end's FIN. `state` is that before CLOSE. Of SERVER_CLOSED only cookie and bytes count."""
+    """The end of a connection. `sent` and `answered`: the application's bytes that client and server got across,
+    `answered` only if `served`; `received`: by the client, may count the server's FIN. `state` is the client's before
+    CLOSE."""
 
     what: What
-    at: int
     connection: DirectConnection
+    ended: int = 0
     sent: int = 0
     received: int = 0
+    answered: int = 0
     state: int = 0
     established: bool = False
+    served: bool = False
 
     @property
     def cookie(self) -> int:
         return self.connection.cookie
 
 
-def decode_connection(ends: bytes, raw: bytes) -> DirectConnection:
-    """An entry of `direct_conns`."""
-    cookie, began, from_slot, to_slot, ip, port, accepted, turbo = CONN.unpack(raw)
+def decode_event(fields: Sequence[Any]) -> DirectEvent:
+    """One record, as `RECORD` unpacks it."""
+    cookie, server, began, ended, sent, received, answered, from_slot, to_slot, ip, port, turbo, *rest = (
+        fields
+    )
+    what, established, state, _, served, _, client_ip, server_ip, client_port, server_port = rest
+    ends = Tuple4(Endpoint(address_of(client_ip), client_port), Endpoint(address_of(server_ip), server_port))
     asked = Endpoint(address_of(ip), port)
-    return DirectConnection(
-        cookie, began, from_slot, to_slot, Tuple4.decode(ends), asked, bool(accepted), bool(turbo)
+    connection = DirectConnection(cookie, began, from_slot, to_slot, ends, asked, bool(server), bool(turbo))
+    return DirectEvent(
+        What(what), connection, ended, sent, received, answered, state, bool(established), bool(served)
     )
 
 
-def decode_event(raw: bytes) -> DirectEvent:
-    """An entry of `direct_events`."""
-    cookie, at, sent, received, from_slot, to_slot, ends, ip, port, *rest = _EVENT.unpack(raw)
-    what, state, accepted, established = rest
-    asked = Endpoint(address_of(ip), port)
-    began = at if what == What.BEGUN else 0
-    connection = DirectConnection(
-        cookie, began, from_slot, to_slot, Tuple4.decode(ends), asked, bool(accepted)
-    )
-    return DirectEvent(What(what), at, connection, sent, received, state, bool(established))
+def as_record(ends: bytes, conn: bytes) -> bytes:
+    """An entry of `direct_conns` in the form of a record."""
+    return bytes(8) + conn + ends + bytes(4)
 
 
 def decode_handed_over(raw: bytes) -> tuple[int, int]:

@@ -76,7 +76,9 @@ def _joined(kernel: Kernel) -> tuple[socket.socket, socket.socket]:
     client = socket.socket()
     client.bind(("127.0.0.1", 0))
     near, far = (Endpoint(ip_address("127.0.0.1"), each.getsockname()[1]) for each in (client, listener))
-    entry = pairs.CONN.pack(_COOKIE, 0, 0, 0, ip16(far.ip), far.port, 0, 1)
+    entry = pairs.CONN.pack(
+        _COOKIE, 0, 0, 0, 0, 0, 0, 0, 0, ip16(far.ip), far.port, 1, pairs.What.OPEN, 0, 0, 0, 0, 0
+    )
     bpf.map_update(kernel.maps["direct_conns"], Tuple4(near, far).encode(), entry)
     client.connect(listener.getsockname())
     accepted, _ = listener.accept()

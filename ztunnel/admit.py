@@ -93,7 +93,8 @@ class Verdicts:
             _log.error("the engine named a verdict that nobody gave")
             return
         if not event.reason_code:
-            self._flows.passed(row.shared, event)
+            up, down = event.bytes_from_client, event.bytes_to_client
+            self._flows.passed(row.shared, event.token, event.peer, event.at, event.ended, up, down)
             return
         self._flows.admit(event.token, event.peer, event.at, row.shared)
         self._flows.closed(

@@ -221,7 +221,7 @@ class Capture:
 
         Withdrawals that wait are finished: what this process relayed ends with it.
         """
-        self.direct.end_lease()
+        self.direct.close()
         for pod in list(self._node.leaving.values()):
             withdrawal.finish(self._node, pod)
         self._agents.leave()

@@ -72,13 +72,15 @@ static inline int mark(struct bpf_sock_addr *ctx, struct ip16 *to, struct direct
 	/* A socket may be connected again (AF_UNSPEC), so the bit is cleared as well as set. */
 	mark = sk->mark;
 	wanted = mark | LOOP_MARK;
-	if ((pod->flags & LEAVING) || is_loopback(to) || is_link_local(to) || (role_of(pod->slot, to) & OWN) ||
+	if ((pod->flags & LEAVING) || is_loopback(to) || is_link_local(to) ||
 	    is_exempt(pod->slot, bpf_ntohs(ctx->user_port), EXEMPT_OUTBOUND))
 		wanted = mark & ~LOOP_MARK;
 	else if (ctx->protocol == PROTOCOL_TCP && !sk->bound_dev_if &&
-		 preauthorised(sk, pod, to, bpf_ntohs(ctx->user_port), backend)) {
+		 preauthorised(ctx, sk, pod, to, bpf_ntohs(ctx->user_port), backend)) {
 		wanted = mark & ~LOOP_MARK;
 		is_direct = 1;
+	} else if (role_of(pod->slot, to) & OWN) {
+		wanted = mark & ~LOOP_MARK;
 	}
 
 	if (wanted != mark && bpf_setsockopt(ctx, LEVEL_SOCKET, OPTION_MARK, &wanted, sizeof(wanted)))
@@ -138,10 +140,6 @@ int steer(struct bpf_sk_lookup *ctx)
 	port = READ(ctx->local_port);
 	if (is_udp && (port != DNS_PORT || ctx->ingress_ifindex != LO_IFINDEX))
 		return SK_PASS;
-	pod = slots.lookup(&slot);
-	if (!pod)
-		return SK_PASS;
-
 	from.word[0] = READ(ctx->remote_ip6[0]);
 	from.word[1] = READ(ctx->remote_ip6[1]);
 	from.word[2] = READ(ctx->remote_ip6[2]);
@@ -158,6 +156,17 @@ int steer(struct bpf_sk_lookup *ctx)
 		to = (struct ip16){{0, 0, V4_MAPPED, to4}};
 	}
 	if (is_loopback(&to))
+		return SK_PASS;
+	if (!is_udp && ctx->ingress_ifindex != LO_IFINDEX && port != HBONE_PORT) {
+		tuple.from = from;
+		tuple.to = to;
+		tuple.from_port = from_port;
+		tuple.to_port = port;
+		if (is_announced(slot, &tuple))
+			return SK_PASS;
+	}
+	pod = slots.lookup(&slot);
+	if (!pod)
 		return SK_PASS;
 	to_role = role_of(slot, &to);
 	from_role = role_of(slot, &from);
@@ -189,14 +198,6 @@ int steer(struct bpf_sk_lookup *ctx)
 		kind = INBOUND;
 	}
 
-	if (kind == INBOUND) {
-		tuple.from = from;
-		tuple.to = to;
-		tuple.from_port = from_port;
-		tuple.to_port = port;
-		if (is_announced(slot, &tuple))
-			return SK_PASS;
-	}
 	index = slot * KINDS + kind;
 	sk = (struct bpf_sock *)listeners.lookup(&index);
 	if (!sk) {

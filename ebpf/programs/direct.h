@@ -24,72 +24,123 @@ static inline int is_lent(void)
 	return until && *until > bpf_ktime_get_ns();
 }
 
-static inline struct direct_backend *pair_of(u32 slot, struct ip16 *ip, u16 port)
+static inline int is_leaving(u32 slot)
 {
-	struct direct_key key = {.slot = slot, .ip = *ip, .port = port};
-	struct direct_backend *backend;
-	struct pod *pod;
-	u32 to;
+	struct pod *pod = slots.lookup(&slot);
+	return !pod || (pod->flags & LEAVING);
+}
 
-	if (!is_lent())
+static inline struct direct_cell *cell_of(u32 slot, struct ip16 *ip, u16 port, u16 cell)
+{
+	struct direct_key key = {.slot = slot, .ip = *ip, .port = port, .cell = cell};
+	return direct_pairs.lookup(&key);
+}
+
+/* Where a connection of this pod's to this destination goes; 0: to the proxy. `index`: the cell that says so. */
+static inline struct direct_backend *backend_of(u32 slot, struct ip16 *ip, u16 port, u16 *index)
+{
+	struct direct_backend *backend;
+	struct direct_cell *cell = cell_of(slot, ip, port, 0);
+
+	*index = 0;
+	if (!cell || !is_lent())
 		return 0;
-	backend = direct_pairs.lookup(&key);
-	if (!backend)
-		return 0;
-	to = backend->slot;
-	pod = slots.lookup(&to);
-	return pod && !(pod->flags & LEAVING) ? backend : 0;
+	if (cell->cells > 1) {
+		*index = ((u64)bpf_get_prandom_u32() * cell->cells) >> 32;
+		cell = cell_of(slot, ip, port, *index);
+		if (!cell)
+			return 0;
+		backend = bpf_get_prandom_u32() <= cell->keep ? &cell->own : &cell->other;
+	} else {
+		backend = &cell->own;
+	}
+	return backend;
+}
+
+static inline int is_backend(struct direct_backend *backend, u32 slot, struct ip16 *ip, u16 port)
+{
+	return backend->slot == slot && backend->port == port && is_same(&backend->ip, ip);
 }
 
 /* The pair still holds, and this is a connection of the pod that it names, from one of the pod's own addresses
  * (not from one that a socket was bound to by force) to the pair's backend. */
-static inline int still_holds(struct bpf_sock_ops *ctx, struct direct_socket *direct, struct direct_tuple *tuple)
+static inline int still_holds(struct bpf_sock_ops *ctx, struct direct_pending *direct, struct direct_tuple *tuple)
 {
-	struct direct_backend *pair = pair_of(direct->from_slot, &direct->asked, direct->asked_port);
+	struct direct_cell *cell = cell_of(direct->from_slot, &direct->asked, direct->asked_port, direct->cell);
 	u64 cookie = bpf_get_netns_cookie(ctx);
 	struct pod *pod = pods.lookup(&cookie);
 
-	return pair && pair->slot == direct->to_slot && pair->port == tuple->to_port && is_same(&pair->ip, &tuple->to) &&
-	       pod && pod->slot == direct->from_slot && !(pod->flags & LEAVING) &&
+	return cell && is_lent() &&
+	       (is_backend(&cell->own, direct->to_slot, &tuple->to, tuple->to_port) ||
+		is_backend(&cell->other, direct->to_slot, &tuple->to, tuple->to_port)) &&
+	       pod && pod->slot == direct->from_slot && !(pod->flags & LEAVING) && !is_leaving(direct->to_slot) &&
 	       (role_of(direct->from_slot, &tuple->from) & OWN);
 }
 
-/* Whether this connect() goes direct; then `backend` is filled, and the socket remembers. */
-static inline int preauthorised(struct bpf_sock *sk, struct pod *pod, struct ip16 *to, u16 port,
-				struct direct_backend *backend)
+static inline struct direct_pending *pending_of(u64 cookie)
 {
-	struct direct_backend *found = pair_of(pod->slot, to, port);
-	struct direct_socket *direct;
+	u32 index = cookie % PENDING;
+	return direct_pending.lookup(&index);
+}
 
-	if (!found)
+/* getpeername() is to show the service. */
+static inline int remember(struct bpf_sock *sk, struct ip16 *asked, u16 port)
+{
+	struct direct_socket *socket = direct_sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!socket)
 		return 0;
-	*backend = *found;
-	direct = direct_sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!direct)
-		return 0;
-	direct->from_slot = pod->slot;
-	direct->to_slot = backend->slot;
-	direct->asked = *to;
-	direct->asked_port = port;
-	direct->backend = backend->ip;
-	direct->backend_port = backend->port;
-	direct->role = CLIENT;
-	direct->established = 0;
-	direct->turbo = backend->turbo;
+	socket->asked = *asked;
+	socket->asked_port = port;
 	return 1;
 }
 
-static inline int tell(struct direct_event *event, struct direct_socket *direct, u8 what)
+/* Whether this connect() goes direct; then `backend` is filled, and sock_ops will know. */
+static inline int preauthorised(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct pod *pod, struct ip16 *to,
+				u16 port, struct direct_backend *backend)
 {
-	event->cookie = direct->cookie;
-	event->at = bpf_ktime_get_ns();
-	event->from_slot = direct->from_slot;
-	event->to_slot = direct->to_slot;
-	event->asked = direct->asked;
-	event->asked_port = direct->asked_port;
-	event->what = what;
-	event->established = direct->established;
-	return (int)(long)direct_events.push(event, 0); /* BCC declares a pointer */
+	u16 cell;
+	struct direct_backend *found = backend_of(pod->slot, to, port, &cell);
+	u64 cookie = found ? bpf_get_socket_cookie(ctx) : 0;
+	struct direct_pending *pending = pending_of(cookie);
+
+	if (!found || !pending)
+		return 0;
+	*backend = *found;
+	if (!is_backend(backend, backend->slot, to, port) && !remember(sk, to, port))
+		return 0;
+	*(volatile u64 *)&pending->cookie = 0;
+	pending->from_slot = pod->slot;
+	pending->to_slot = backend->slot;
+	pending->asked = *to;
+	pending->asked_port = port;
+	pending->backend = backend->ip;
+	pending->backend_port = backend->port;
+	pending->cell = cell;
+	pending->turbo = backend->turbo;
+	*(volatile u64 *)&pending->cookie = cookie;
+	return 1;
+}
+
+/*
+ * Hand the record of a connection over, and forget the connection. Where there is no room it stays in `direct_conns`
+ * until the agent fetches it: whoever removes it from there is the one that tells.
+ */
+static inline void tell(struct direct_tuple *tuple, struct direct_conn *conn, u8 what)
+{
+	struct direct_event *event;
+
+	conn->what = what;
+	event = direct_events.ringbuf_reserve(sizeof(struct direct_event));
+	if (!event)
+		return;
+	event->conn = *conn;
+	event->tuple = *tuple;
+	event->unused = 0;
+	if (direct_conns.delete(tuple))
+		direct_events.ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+	else
+		direct_events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
 /* Back to the proxy: the mark makes the kernel look the route up again before the SYN leaves. */
@@ -104,34 +155,40 @@ static inline void fall_back(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 
 /*
  * The socket can be found by now. The agent takes a pair away before it looks for connections, and here a
- * connection is told of before its pair is looked at again: one of the two sees the other.
+ * connection is in its map before its pair is looked at again: one of the two sees the other.
  */
-static inline void client_connects(struct bpf_sock_ops *ctx, struct bpf_sock *sk, struct direct_socket *direct)
+static inline void client_connects(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct direct_event event = {};
-	struct direct_conn conn = {};
+	u64 cookie = bpf_get_socket_cookie(ctx), fence = 0;
+	struct direct_pending *pending = pending_of(cookie), direct;
+	struct direct_tuple tuple = {};
+	struct direct_conn conn = {}, *kept;
 
-	tuple_of(ctx, &event.tuple, 0);
-	direct->cookie = bpf_get_socket_cookie(ctx);
-	conn.cookie = direct->cookie;
+	if (!pending || *(volatile u64 *)&pending->cookie != cookie)
+		return;
+	direct = *pending;
+	if (*(volatile u64 *)&pending->cookie != cookie)
+		return;
+	*(volatile u64 *)&pending->cookie = 0;
+	tuple_of(ctx, &tuple, 0);
+	if (tuple.to_port != direct.backend_port || !is_same(&tuple.to, &direct.backend))
+		return; /* of another attempt of this socket's, which came to nothing */
+	conn.cookie = cookie;
 	conn.began = bpf_ktime_get_ns();
-	conn.from_slot = direct->from_slot;
-	conn.to_slot = direct->to_slot;
-	conn.asked = direct->asked;
-	conn.asked_port = direct->asked_port;
-	conn.turbo = direct->turbo;
-	if (direct_conns.insert(&event.tuple, &conn)) {
+	conn.from_slot = direct.from_slot;
+	conn.to_slot = direct.to_slot;
+	conn.asked = direct.asked;
+	conn.asked_port = direct.asked_port;
+	conn.turbo = direct.turbo;
+	if (direct_conns.insert(&tuple, &conn)) {
 		fall_back(ctx, sk);
 		return;
 	}
-	if (tell(&event, direct, BEGUN)) {
-		direct_conns.delete(&event.tuple);
-		fall_back(ctx, sk);
-		return;
-	}
-	if (!still_holds(ctx, direct, &event.tuple)) {
-		direct_conns.delete(&event.tuple);
-		tell(&event, direct, FELL_BACK);
+	__sync_fetch_and_add(&fence, 1); /* no processor may look at the pair before others see the connection */
+	if (!still_holds(ctx, &direct, &tuple)) {
+		kept = direct_conns.lookup(&tuple);
+		if (kept)
+			tell(&tuple, kept, FELL_BACK);
 		fall_back(ctx, sk);
 		return;
 	}
@@ -139,96 +196,91 @@ static inline void client_connects(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 	count(DIRECT);
 }
 
-static inline void server_accepts(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* Nothing is done when a server's socket repeats a packet: that it wants to be told so sets it apart from a client's. */
+#define SERVER_FLAGS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+
+static inline void server_accepts(struct bpf_sock_ops *ctx)
 {
 	struct direct_tuple tuple = {};
-	struct direct_socket *direct;
 	struct direct_conn *conn;
 
 	tuple_of(ctx, &tuple, 1);
 	conn = direct_conns.lookup(&tuple);
 	if (!conn)
 		return;
-	direct = direct_sockets.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!direct)
-		return;
-	direct->cookie = conn->cookie;
-	direct->from_slot = conn->from_slot;
-	direct->to_slot = conn->to_slot;
-	direct->role = SERVER;
-	direct->turbo = conn->turbo;
-	conn->accepted = 1;
-	bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+	conn->server = bpf_get_socket_cookie(ctx);
+	bpf_sock_ops_cb_flags_set(ctx, SERVER_FLAGS);
 }
 
-static inline void closed(struct bpf_sock_ops *ctx, struct direct_socket *direct, u32 before)
+/* The application's bytes that this socket got across. An acknowledged FIN counts as a byte; so does the SYN, but not
+ * the one of an accepted connection. */
+static inline u64 got_across(struct bpf_sock_ops *ctx, u32 before, u32 syn)
 {
-	struct direct_event event = {};
-	struct direct_conn *conn;
-	int is_client = direct->role == CLIENT;
+	u64 sent = ctx->bytes_acked - syn;
 
-	direct->established = before != TCP_STATE_SYN_SENT && before != TCP_STATE_SYN_RECV;
-	event.state = before;
-	event.sent = ctx->bytes_acked;
-	event.received = ctx->bytes_received;
-	/* An acknowledged FIN counts as a byte; so does the SYN, but not the one of an accepted connection. */
 	if (before == TCP_STATE_FIN_WAIT2 || before == TCP_STATE_LAST_ACK || before == TCP_STATE_CLOSING)
-		event.sent -= 1;
-	if (direct->turbo)
-		event.sent += turbo_ended(ctx);
-	if (is_client) {
-		event.sent -= direct->established;
-		tuple_of(ctx, &event.tuple, 0);
-		if (direct->turbo)
-			event.received += turbo_received(&event.tuple);
-		conn = direct_conns.lookup(&event.tuple);
-		if (conn && conn->cookie == direct->cookie) {
-			event.accepted = conn->accepted;
-			direct_conns.delete(&event.tuple);
-		}
+		sent -= 1;
+	return sent;
+}
+
+/* Each socket leaves its numbers with the connection; the last of the two tells. */
+static inline void closed(struct bpf_sock_ops *ctx, u32 before)
+{
+	int is_client = !(READ(ctx->bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RETRANS_CB_FLAG), is_last = 0;
+	u64 cookie = bpf_get_socket_cookie(ctx), handed_over = 0;
+	struct direct_tuple tuple = {};
+	struct direct_conn *conn;
+
+	tuple_of(ctx, &tuple, !is_client);
+	conn = direct_conns.lookup(&tuple);
+	if (!conn || (is_client ? conn->cookie : conn->server) != cookie) {
+		turbo_ended(ctx); /* told already, without this socket's numbers */
+		return;
 	}
-	tell(&event, direct, is_client ? CLIENT_CLOSED : SERVER_CLOSED);
+	if (conn->turbo)
+		handed_over = turbo_ended(ctx);
+	conn->ended = bpf_ktime_get_ns();
+	if (is_client) {
+		conn->established = before != TCP_STATE_SYN_SENT && before != TCP_STATE_SYN_RECV;
+		conn->state = before;
+		conn->sent = got_across(ctx, before, conn->established) + handed_over;
+		conn->received = ctx->bytes_received;
+		if (conn->turbo)
+			conn->received += turbo_received(&tuple);
+		conn->client_done = 1;
+		is_last = !conn->server;
+	} else {
+		conn->answered = got_across(ctx, before, 0) + handed_over;
+		conn->served = 1;
+	}
+	__sync_fetch_and_add(&conn->done, 1);
+	if (is_last || *(volatile u32 *)&conn->done > 1)
+		tell(&tuple, conn, ENDED);
 }
 
 int direct(struct bpf_sock_ops *ctx)
 {
 	u32 op = READ(ctx->op);
-	struct direct_socket *direct;
 	struct bpf_sock *sk;
 
 	/* Called a dozen times for each connection: most of them end here. */
 	if (op == BPF_SOCK_OPS_STATE_CB) {
-		if (READ(ctx->args[1]) != TCP_STATE_CLOSE)
-			return 1;
-	} else if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		return 1;
+		if (READ(ctx->args[1]) == TCP_STATE_CLOSE)
+			closed(ctx, READ(ctx->args[0]));
+	} else if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		server_accepts(ctx);
+	} else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		sk = ctx->sk;
+		if (sk)
+			client_connects(ctx, sk);
 	}
-	sk = ctx->sk;
-	if (!sk)
-		return 1;
-	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		server_accepts(ctx, sk);
-		return 1;
-	}
-	direct = direct_sockets.sk_storage_get(sk, 0, 0);
-	if (!direct)
-		return 1;
-	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-		client_connects(ctx, sk, direct);
-		return 1;
-	}
-	closed(ctx, direct, READ(ctx->args[0]));
 	return 1;
 }
 
 static inline struct direct_socket *rewritten(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct direct_socket *direct = sk ? direct_sockets.sk_storage_get(sk, 0, 0) : 0;
-
-	if (!direct || direct->role != CLIENT)
-		return 0;
-	return direct->asked_port == direct->backend_port && is_same(&direct->asked, &direct->backend) ? 0 : direct;
+	return sk ? direct_sockets.sk_storage_get(sk, 0, 0) : 0;
 }
 
 int peer4(struct bpf_sock_addr *ctx)

@@ -1,14 +1,16 @@
 /*
  * What the direct path and its acceleration share: structs and maps (codecs: ebpf/pairs.py), and a socket's tuple.
  */
-enum direct_role { CLIENT = 1, SERVER = 2 };
-enum direct_what { BEGUN = 1, FELL_BACK, CLIENT_CLOSED, SERVER_CLOSED };
+#define EVENT_PAGES 512
+#define PENDING 4096
+
+enum direct_what { OPEN, ENDED, FELL_BACK };
 
 struct direct_key {
 	u32 slot;       /* of the pod that connects */
 	struct ip16 ip; /* what it asks for */
 	u16 port;
-	u16 unused;
+	u16 cell;       /* the first, 0, says how many there are */
 };
 
 struct direct_backend {
@@ -18,52 +20,67 @@ struct direct_backend {
 	u16 turbo;      /* both pods asked for it */
 };
 
+/* One of `cells` between which a draw chooses, each as likely as the others; in it `own` is chosen by a second draw of
+ * at most `keep`, else `other` (Vose's alias method: ebpf/choices.py). */
+struct direct_cell {
+	struct direct_backend own, other;
+	u32 keep;
+	u32 cells;
+};
+
 /* As the client sees it. */
 struct direct_tuple {
 	struct ip16 from, to;
 	u16 from_port, to_port;
 };
 
+/* From before the SYN until both sockets have closed; then its record goes into `direct_events`. */
 struct direct_conn {
 	u64 cookie;     /* of the client's socket: names the connection */
-	u64 began;      /* CLOCK_MONOTONIC, nanoseconds */
+	u64 server;     /* cookie of the server's socket, once it is known; it will report its end, too */
+	u64 began, ended;               /* CLOCK_MONOTONIC, nanoseconds */
+	u64 sent, received, answered;   /* by the client; it may count a FIN as received; by the server */
 	u32 from_slot, to_slot;
 	struct ip16 asked;
 	u16 asked_port;
-	u8 accepted;    /* the server's socket is known and will report its end, too */
 	u8 turbo;
-	u8 unused[4];
+	u8 what;
+	u8 established;
+	u8 state;       /* of the client's socket before CLOSE */
+	u8 client_done;
+	u8 served;      /* the server's socket has reported its end */
+	u32 done;       /* how many of them have */
+	u32 unused;
 };
 
-struct direct_socket {
+/* From connect() to the SYN: in `direct_pending`, where the socket's cookie leads to. A later one may take the place; then
+ * the connection goes to the proxy. */
+struct direct_pending {
 	u64 cookie;
 	u32 from_slot, to_slot;
 	struct ip16 asked, backend;
 	u16 asked_port, backend_port;
-	u8 role;
-	u8 established;
-	u8 turbo;
-	u8 unused;
+	u16 cell;
+	u16 turbo;
+};
+
+/* With a client's socket that asked for a service. */
+struct direct_socket {
+	struct ip16 asked;
+	u16 asked_port;
+	u16 unused;
 };
 
 struct direct_event {
-	u64 cookie;
-	u64 at;
-	u64 sent, received; /* by the socket that reports; received may count a FIN */
-	u32 from_slot, to_slot;
+	struct direct_conn conn;
 	struct direct_tuple tuple;
-	struct ip16 asked;
-	u16 asked_port;
-	u8 what;
-	u8 state;       /* before CLOSE */
-	u8 accepted;
-	u8 established;
-	u8 unused[6];
+	u32 unused;
 };
 
-BPF_F_TABLE("hash", struct direct_key, struct direct_backend, direct_pairs, 65536, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct direct_key, struct direct_cell, direct_pairs, 65536, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct direct_tuple, struct direct_conn, direct_conns, 131072, BPF_F_NO_PREALLOC);
-BPF_QUEUE(direct_events, struct direct_event, 16384);
+BPF_RINGBUF_OUTPUT(direct_events, EVENT_PAGES);
+BPF_ARRAY(direct_pending, struct direct_pending, PENDING);
 BPF_SK_STORAGE(direct_sockets, struct direct_socket);
 BPF_ARRAY(direct_until, u64, 1);
 

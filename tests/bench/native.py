@@ -1,4 +1,4 @@
-"""Compiles the C parts (load generator, splice relay, taker of events) on demand into build/bench/bin."""
+"""Compiles the C parts (load generator, splice relay) on demand into build/bench/bin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ SOURCE = Path(__file__).parent / "native"
 PROGRAMS = {
     "load": ("load.c", "common.c", "serve.c", "bulk.c", "exchange.c", "check.c"),
     "relay": ("relay.c",),
-    "take": ("take.c",),
 }
 FLAGS = ("-O2", "-g", "-std=c11", "-Wall", "-Wextra", "-Wshadow", "-Werror")
 

@@ -99,6 +99,16 @@ class Process:
             time.sleep(0.02)
         raise ProcessError(f"{self.name} does not listen on {port} after {deadline_s:.0f} s; see {self.log}")
 
+    def wait_saying(self, line: str, deadline_s: float = 20) -> None:
+        """Until the program has written this line."""
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            self.check()
+            if line in self.log.read_text(errors="replace").splitlines():
+                return
+            time.sleep(0.02)
+        raise ProcessError(f"{self.name} does not say {line!r} after {deadline_s:.0f} s; see {self.log}")
+
     def stop(self) -> None:
         """Ends the program: politely, then not."""
         if self._popen.poll() is None:

@@ -1,7 +1,7 @@
 """Keeps the kernel's pairs in step with the snapshot and the enrolled pods, and the agent with the connections.
 
-A change takes effect in this order: pairs that are in doubt leave the kernel, connections begun until then
-are registered, the registered ones are decided again (`ztunnel.flows.redecide`, as for relayed ones), pairs
+A change takes effect in this order: pairs that are in doubt leave the kernel, connections that are open then
+are looked for and registered, the registered ones are decided again (`ztunnel.flows.redecide`, as for relayed ones), pairs
 that stand come back.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -18,7 +18,8 @@ from ebpf import direct as kernel
 from ebpf.direct import Direct
 from ebpf.errors import CaptureError
 from ebpf.pairs import DirectConnection
-from ztunnel.direct.live import LiveConnections, Local
+from ztunnel.direct.live import LiveConnections
+from ztunnel.direct.local import Local
 from ztunnel.direct.plan import LocalPod, Plan
 from ztunnel.enrol.pods import Pod
 from ztunnel.flows.registry import Registry
@@ -35,6 +36,9 @@ AUDIT = 5.0
 # Blocks (pairs of pods) that are decided before anything else gets its turn.
 _AT_ONCE = 200
 _SLICE = 50
+_SELDOM = 20
+# One that is older when it is first seen may have ended while nothing was attached that would have told of it.
+_YOUNG = 2.0
 
 
 class _Pods(Protocol):
@@ -77,6 +81,8 @@ class Keeper:
         self.enabled = enabled
         self._running = self._retiring = self._turbo_tried = False
         self._renewed = self._audited = float("-inf")
+        self._seen = -1
+        self._look_again = float("-inf")
 
     def retire(self) -> None:
         """The agent is leaving and follows no more changes: new connections are for a successor to decide."""
@@ -91,7 +97,7 @@ class Keeper:
         if self._running:
             try:
                 self._follow(changes, snapshot)
-                self._take()
+                self._look()
             except BaseException:
                 self._give_up()
                 raise
@@ -123,6 +129,7 @@ class Keeper:
                 self._let_go(known)
                 known = Local(name, slot, os.dup(pod.enrolled.network.netns_fd), workload)
                 self._locals[slot] = known
+                self.live.pods_changed()
             known.workload = workload
             turbo = self._direct.turbo.enabled and pod.settings.accelerate
             found.append(LocalPod(slot, pod.addresses, workload, turbo))
@@ -141,6 +148,7 @@ class Keeper:
             if (slot, local.name) not in enrolled:
                 del self._locals[slot]
                 self._let_go(local)
+                self.live.pods_changed()
 
     # Working
 
@@ -181,7 +189,7 @@ class Keeper:
         while True:
             try:
                 self._follow(None, self._current())
-                self._adopt(self._direct.live())
+                self._look()
                 while True:
                     await self._round()
                     await trio.sleep(0 if self._plan.doubtful and not self._retiring else TURN)
@@ -196,14 +204,13 @@ class Keeper:
             self._renewed = now
             if not self._retiring:
                 self._direct.renew()
-            self.live.expire()
             await self._accelerate()
             await self._count()
         if now - self._audited >= AUDIT and not self._retiring:
             self._audited = now
             if wrong := await trio.to_thread.run_sync(self._direct.audit):
                 _log.warning("pairs put right", extra=fields(pairs=wrong))
-            self._adopt(await trio.to_thread.run_sync(self._direct.live))
+            self._look()
         self._turn()
 
     def _give_up(self) -> None:
@@ -214,33 +221,49 @@ class Keeper:
 
     def _turn(self) -> None:
         self._take()
+        begun = self._direct.begun
+        if begun != self._seen and self._now() >= self._look_again:
+            self._seen = begun
+            self._look()
         self._follow(None, self._current())
         if self._plan.doubtful and not self._retiring:
             self._direct.set_pairs(self._plan.settle(self._current(), _SLICE))
         self._forget_gone()
 
+    def _look(self) -> None:
+        """Register the connections that are open, also those that live since a former agent or whose pods were not
+        described when they began. One that ends meanwhile is told of afterwards, never before."""
+        start = self._now()
+        found = self._direct.look(self.live.known)
+        for connection in found.begun:
+            self._register(connection)
+        self._handle(b"".join(found.records))
+        self._take()
+        # Of all the time, looking takes a small part, however many there are.
+        self._look_again = start + _SELDOM * (self._now() - start)
+
+    def _register(self, connection: DirectConnection) -> None:
+        source = self._locals.get(connection.from_slot)
+        if source is None:
+            self._seen = -1  # it may be described later
+        elif self._now() - connection.began / 1e9 < _YOUNG or _is_alive(source, connection.cookie):
+            self.live.begun(connection)
+        else:
+            self._direct.forget(connection)
+
     def _take(self) -> None:
-        while events := self._direct.take():
-            self.live.handle(events)
-            self._access_log.flush()
+        while records := self._direct.take():
+            self._handle(records)
         self.live.end_denied()
 
-    def _adopt(self, found: Iterable[DirectConnection]) -> None:
-        """Connections that live since a former agent, or whose pods were not described when they began."""
-        self._take()
-        for connection in found:
-            source = self._locals.get(connection.from_slot)
-            if self.live.known(connection.cookie) or source is None:
-                continue
-            if _is_alive(source, connection.cookie):
-                self.live.begun(connection)
-            else:
-                self._direct.forget(connection)
-        self.live.end_denied()
+    def _handle(self, records: bytes) -> None:
+        if self.live.handle(records):
+            self._access_log.flush()
 
     async def _accelerate(self) -> None:
         """Once a pod asks for it. What does not work here leaves connections direct."""
-        if self._turbo_tried or not any(pod.settings.accelerate for pod in self._pods):
+        tried = self._turbo_tried or self._direct.turbo.enabled
+        if tried or not any(pod.settings.accelerate for pod in self._pods):
             return
         self._turbo_tried = True
         try:

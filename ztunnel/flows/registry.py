@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
-from hbone.engine import REASONS, Address, Closed, Established, Finished
+from hbone.engine import REASONS, Address, Closed, Established
 from hbone.reasons import Reason
 from ztunnel.accesslog import AccessLog, AccessRecord
 from ztunnel.addresses import ip_text, peer_text, socket_address, socket_text
@@ -216,21 +216,23 @@ class Registry:
             self._ended(flow, event)
         return flow
 
-    def passed(self, shared: Shared, event: Finished) -> None:
-        """A connection of a verdict that has come, ended well and gone: as `admit` and `closed`, in one."""
+    def passed(
+        self, shared: Shared, token: int, client: Address, began: float, ended: float, up: int, down: int
+    ) -> None:
+        """A connection of a verdict that has come, ended well and gone: as `admit` and `closed`, in one. `up`, `down`:
+        bytes from and to the client."""
         series = shared.facet.opened
         series.opened += 1
         series.closed += 1
-        up, down = event.bytes_from_client, event.bytes_to_client
         series.received += up
         series.sent += down
-        flow = Flow(event.token, event.peer, event.at, shared)
-        self._tell_opened(flow)
-        if not shared.line:
+        if not shared.line or self._access_log.verbose:
+            flow = Flow(token, client, began, shared)
+            self._tell_opened(flow)
             shared.line = self._line(flow)
         if shared.verdict.direction is not Direction.OUTBOUND:
             up, down = down, up
-        self._access_log.finished(shared.line, peer_text(event.peer), up, down, event.ended - event.at)
+        self._access_log.finished(shared.line, peer_text(client), up, down, ended - began)
 
     def _tell_opened(self, flow: Flow) -> None:
         if self._access_log.verbose:

@@ -53,7 +53,7 @@ def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str
         "priority": "real time" if options.first else "ordinary",
         "capture rows": "in one pod, to a listener that accepts; latency of capture-connect: connect() alone",
         "redirect": "nft NAT REDIRECT and connection marks, the rules of Istio's CNI plugin",
-        "ours in same-node rows": "direct path of the kernel, accelerated in turbo rows; its events are taken, not made into flows",
+        "ours in same-node rows": "direct path of the kernel, accelerated in turbo rows; the agent, on another CPU, makes flows, metrics and log lines of every connection",
         "proxy, envoy, ztunnel": "a process in each pod, nothing captured",
     }
     return document("capture", machine, method, measured, list(variants), absent)

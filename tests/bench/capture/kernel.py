@@ -1,19 +1,15 @@
-"""The product's own capture and direct path on the benchmark's pods, without an agent."""
+"""The product's own capture on the benchmark's pods, and an agent for the direct path between them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import sys
 from ipaddress import ip_address
 
 from ebpf import compiler
 from ebpf.capture import Capture, EnrolledPod, PodNetwork
-from ebpf.pairs import Backend, Endpoint, PairKey
-from ebpf.turbo import offsets
 from tests.bench.capture.pods import ADDRESSES, Pods
 from tests.bench.capture.session import PodSession
-from tests.bench.namespace import SERVER
-from tests.bench.testbed import SERVER_PORT
 
 
 def attach(session: PodSession) -> Capture:
@@ -34,26 +30,10 @@ def enrol(capture: Capture, pods: Pods, pod: str) -> EnrolledPod:
         os.close(fd)
 
 
-def allow(session: PodSession, capture: Capture, *, accelerated: bool) -> None:
-    """Both pods enrolled, and the client's connections to the server direct."""
-    client, server = (enrol(capture, session.pods, pod) for pod in ADDRESSES)
-    address = Endpoint(ip_address(SERVER), SERVER_PORT)
-    capture.direct.enable()
-    if accelerated:
-        capture.direct.turbo.attach(offsets())
-    capture.direct.set_pairs({PairKey(client.slot, address): Backend(server.slot, address, accelerated)})
-    capture.direct.renew(3600)
-    _take_events(session, capture)
-
-
-def _take_events(session: PodSession, capture: Capture) -> None:
-    """As the agent does, but without making flows of them, and on another CPU than the measured one."""
-    fd, size = capture.direct.events
-    taker = [str(session.bed.programs / "take"), str(fd), str(size)]
-    others = ",".join(str(cpu) for cpu in range(os.cpu_count() or 1) if cpu != session.pin)
-    process = subprocess.Popen(["taskset", "-c", others, *taker], stdin=subprocess.PIPE, pass_fds=[fd])
-
-    def end() -> None:
-        process.communicate()
-
-    session.undo.callback(end)
+def allow(session: PodSession, *, accelerated: bool) -> None:
+    """Both pods enrolled by an agent of its own process, and the client's connections to the server direct."""
+    pods = session.pods
+    session.undo.callback(Capture.cleanup, pods.cgroup, pods.pin_dir)
+    agent = [sys.executable, "-m", "tests.bench.capture.agent", str(pods.cgroup), str(pods.pin_dir)]
+    agent += [f"/run/netns/{pods.netns[pod]}" for pod in ADDRESSES]
+    session.serve_node("agent", agent + ["accelerated"] * accelerated)

@@ -50,6 +50,16 @@ class PodSession(Session):
         process.wait_listening(port)
         return process
 
+    def serve_node(self, name: str, command: Sequence[str]) -> None:
+        """A program of the node's, not of a pod's, on another CPU than the measured one; until it says "ready"."""
+        others = ",".join(str(cpu) for cpu in range(os.cpu_count() or 1) if cpu != self.pin)
+        environment = {**os.environ, **self.bed.environment}
+        log = self.bed.logs / f"{name}.log"
+        process = Process(name, ["taskset", "-c", others, *command], log, proxy=True, environment=environment)
+        self._processes.append(process)
+        self.undo.callback(process.stop)
+        process.wait_saying("ready")
+
     def serve(self) -> None:
         """The server in its pod."""
         command = [str(self.bed.programs / "load"), "serve", SERVER_ADDRESS]

@@ -72,7 +72,7 @@ class Product(_InPods):
 
     def between(self, session: PodSession, case: Case) -> None:
         session.serve()
-        allow(session, attach(session), accelerated=case.name.startswith(TURBO))
+        allow(session, accelerated=case.name.startswith(TURBO))
         session.entry = SERVER_ADDRESS
 
 

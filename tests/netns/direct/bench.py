@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from ebpf.capture import Capture, EnrolledPod
-from ebpf.pairs import Backend, DirectEvent, Endpoint, PairKey, What
+from ebpf.pairs import RECORD, Backend, DirectEvent, Endpoint, PairKey, Target, What, decode_event
 from tests.netns.capture import apps
 from tests.netns.capture.apps import Dial
 from tests.netns.capture.lab import App, Lab, wait_for
@@ -33,8 +33,8 @@ class Bench:
     def own(self, version: int) -> tuple[str, int]:
         return self.lab.pods[1].own(version), PORT
 
-    def pairs(self, *, turbo: bool = False) -> dict[PairKey, Backend]:
-        found = {}
+    def pairs(self, *, turbo: bool = False) -> dict[PairKey, Target]:
+        found: dict[PairKey, Target] = {}
         for version in (4, 6):
             backend = Backend(self.target.slot, end(*self.own(version)))
             for asked in (self.own(version), (VIPS[version], 80), (self.own(version)[0], 9)):
@@ -49,12 +49,16 @@ class Bench:
         found: list[DirectEvent] = []
 
         def look() -> bool:
-            found.extend(self.capture.direct.take())
+            found.extend(self.taken())
             return len(found) >= len(wanted)
 
         wait_for(look, f"events {wanted}, seen {[event.what.name for event in found]}")
         assert sorted(event.what for event in found) == sorted(wanted)
         return found
+
+    def taken(self) -> list[DirectEvent]:
+        """What has been told since the last time."""
+        return [decode_event(each) for each in RECORD.iter_unpack(self.capture.direct.take())]
 
     def ask(self, version: int, port: int = PORT, **how: object) -> apps.Answer:
         return self.client.call(apps.exchange, Dial((self.own(version)[0], port), **how))  # type: ignore[arg-type]

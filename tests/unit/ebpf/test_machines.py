@@ -67,7 +67,7 @@ def test_layouts_are_written_without_the_machines_own_sizes_and_gaps() -> None:
         ("pods", maps.RECORD_SIZE),
         ("slots", maps.RECORD_SIZE),
         ("addresses", struct.calcsize("=I")),
-        ("direct_pairs", pairs.VALUE_SIZE if hasattr(pairs, "VALUE_SIZE") else 24),
+        ("direct_pairs", pairs.CELL_SIZE),
     ],
 )
 def test_values_have_the_size_that_the_programs_gave_them(layout: str, size: int) -> None:
