@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ebpf import probe, selftest
+from ebpf import evidence, probe, selftest
 from ebpf.bytecode import Collection
 from ebpf.errors import CaptureError, CaptureReason
 
@@ -65,7 +65,7 @@ class Chosen:
 def choose(choice: Choice, collection: Collection, cgroup: Path | None, pin_dir: Path) -> Chosen:
     """The first variant whose parts are there and whose self-test passes. CaptureError if there is none.
 
-    Without a cgroup there is no B. Some 0.3 s for each variant.
+    Without a cgroup there is no B. Some 0.3 s for each variant; none where `evidence` of the self-test is kept.
     """
     failures: list[tuple[Variant, CaptureError]] = []
     for variant in ORDER[choice]:
@@ -89,12 +89,17 @@ def _tried(variant: Variant, collection: Collection, cgroup: Path | None, pin_di
             "no cgroup2 hierarchy is mounted",
             "mount one with `mount -t cgroup2 none DIR` and set AMBIENT_CGROUP to it",
         )
-    probe.require(cgroup if hook else None, pin_dir)
-    result = selftest.run(collection, cgroup if hook else None, pin_dir)
+    place = cgroup if hook else None
+    probe.require(place, pin_dir)
+    proof = evidence.of(collection, place)
+    if evidence.is_kept(pin_dir, proof):
+        return "the self-test of this code has passed since this kernel started"
+    result = selftest.run(collection, place, pin_dir)
     if not result.works:
         raise CaptureError(
             CaptureReason.SELF_TEST_FAILED, result.reason, "nothing was changed; report this with `uname -a`"
         )
+    evidence.keep(pin_dir, proof)
     return result.reason
 
 

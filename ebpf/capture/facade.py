@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from ebpf import bpf, bytecode, compiler, loader, maps, selftest, variants
+from ebpf import bpf, bytecode, compiler, evidence, loader, maps, selftest, variants
 from ebpf.capture import enrolment, withdrawal
 from ebpf.capture.agents import Agents
 from ebpf.capture.pod import EnrolledPod, PodNetwork
@@ -74,7 +74,8 @@ class Capture:
 
         `cgroup`: cgroup2 directory; sockets of processes in and below it can be captured; None if there is no
         cgroup2. `pin_dir`: on a BPF file system. `agent_pid`: the process whose connections are never captured.
-        `cache_dir`: for byte code. `choice`: of the variants. About half a second. CaptureError says in one line
+        `cache_dir`: for byte code. `choice`: of the variants. About half a second, a
+        tenth where `evidence` of the self-test is kept. CaptureError says in one line
         what is missing and what to do.
         """
         collection = compiler.obtain(cache_dir or compiler.CACHE_DIR)
@@ -243,6 +244,7 @@ class Capture:
                 capture.close()
         for each in sorted(pin_dir.glob("v*")):
             removed += loader.remove_layout(each)
+        removed += evidence.forget(pin_dir)
         with contextlib.suppress(OSError):  # a mount point, or shared with somebody else
             pin_dir.rmdir()
         return removed + (selftest.remove_leftovers(cgroup) if cgroup is not None else [])

@@ -351,8 +351,10 @@ class Lab:
             self.servers.forget(tag)
 
     def pins(self) -> list[Path]:
-        """What is pinned; the kernel's own *.debug files do not count."""
-        return sorted(path for path in self.pin_dir.iterdir() if path.suffix != ".debug")
+        """What is pinned; the kernel's own *.debug files and what is kept of self-tests do not count."""
+        return sorted(
+            path for path in self.pin_dir.iterdir() if path.suffix != ".debug" and not path.is_symlink()
+        )
 
     def close(self) -> None:
         """Remove everything."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ebpf import bytecode, compiler, loader, probe, selftest
+from ebpf import bytecode, compiler, evidence, loader, probe, selftest
 from ebpf.capture import Capture
 from ebpf.errors import CaptureError, CaptureReason
 from tests.netns.capture.lab import Lab
@@ -110,6 +111,7 @@ def test_self_test_finds_programs_that_do_not_capture(lab: Lab) -> None:
 
 
 def test_open_refuses_when_the_self_test_fails(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
     failed = selftest.SelfTestResult(False, "outbound IPv4: timed out")
     monkeypatch.setattr(selftest, "run", lambda *_: failed)
     with pytest.raises(CaptureError, match="outbound IPv4") as refused:
@@ -134,3 +136,53 @@ def test_program_the_verifier_rejects_is_told_in_one_line(lab: Lab) -> None:
 
 def test_own_process_is_known_as_the_kernel_sees_it() -> None:
     assert loader.own_process() == os.getpid()
+
+
+def test_self_test_is_not_repeated_until_what_it_rests_on_changes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+    tested: list[Path] = []
+    really = selftest.run
+
+    def recorded(collection: bytecode.Collection, cgroup: Path, pin_dir: Path) -> selftest.SelfTestResult:
+        tested.append(cgroup)
+        return really(collection, cgroup, pin_dir)
+
+    def opened(cgroup: Path = lab.cgroup) -> str:
+        capture = Capture.open(
+            cgroup=cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
+        )
+        capture.close()
+        return capture.chosen.reason
+
+    monkeypatch.setattr(selftest, "run", recorded)
+    mode = stat.S_IMODE(lab.pin_dir.stat().st_mode)
+    lab.pin_dir.chmod(0o700)
+    assert "private namespace" in opened()
+    assert "has passed since this kernel started" in opened()
+    assert tested == [lab.cgroup]
+    opened(lab.pod_cgroup)  # other programs may be attached there
+    assert tested == [lab.cgroup, lab.pod_cgroup]
+    lab.pin_dir.chmod(0o770)  # others could have said so
+    opened()
+    assert len(tested) == 3
+    lab.pin_dir.chmod(mode)
+    assert any("tested-" in path for path in Capture.cleanup(lab.cgroup, lab.pin_dir))
+    opened()
+    assert len(tested) == 4
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+def test_evidence_names_code_kernel_and_place(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = compiler.shipped()
+    code = shipped.programs["steer"]
+    other = replace(shipped, programs={**shipped.programs, "steer": replace(code, code=code.code[:-8])})
+    proofs = {
+        evidence.of(shipped, lab.cgroup),
+        evidence.of(shipped, None),
+        evidence.of(shipped, lab.pod_cgroup),
+        evidence.of(other, lab.cgroup),
+    }
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "n", "6.19", "#1", "x86_64")))
+    assert len({*proofs, evidence.of(shipped, lab.cgroup)}) == 5
