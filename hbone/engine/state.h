@@ -228,6 +228,8 @@ struct tunnel {
     /* output */
     uint8_t *plain; /* a block: frames to be sealed */
     size_t plain_size;
+    uint8_t *first; /* our last words of the handshake, which go out with the first frames */
+    size_t first_size;
     uint8_t *sealed; /* what the socket did not take: a block, or a small allocation */
     size_t sealed_start, sealed_end;
     bool sealed_is_block;

@@ -85,6 +85,8 @@ bool tunnel_preface(struct tunnel *t);
 void tunnel_flush(struct tunnel *t);
 /* Sends bytes as they are (handshake). */
 void tunnel_send_raw(struct tunnel *t, const uint8_t *bytes, size_t size);
+/* The same, but with the first frames, in one call. */
+void tunnel_send_first(struct tunnel *t, const uint8_t *bytes, size_t size);
 /* Answers a KeyUpdate, or begins one. */
 void tunnel_update_key(struct tunnel *t, bool request);
 void tunnel_close_notify(struct tunnel *t);

@@ -95,6 +95,7 @@ void tunnel_free(struct tunnel *t)
         block_put(b, t->sealed);
     else
         free(t->sealed);
+    free(t->first);
     record_keys_free(&t->sealing);
     record_keys_free(&t->opening);
     hpack_decoder_free(&t->hpack);

@@ -37,7 +37,9 @@ static bool handshake_record(struct tunnel *t, const uint8_t *record, size_t siz
         return tunnel_out_of_memory(t);
     enum handshake_state state = handshake_step(h, record, size);
     size_t out_size = handshake_output(h, &out);
-    if (out_size)
+    if (out_size && state == HANDSHAKE_DONE)
+        tunnel_send_first(t, out, out_size);
+    else if (out_size)
         tunnel_send_raw(t, out, out_size);
     if (!tunnel_alive(t))
         return false;

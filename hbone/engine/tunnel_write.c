@@ -7,7 +7,7 @@
 #include "tunnel.h"
 #include "worker.h"
 
-enum { SMALL_REST = 32 << 10, KEY_UPDATE = 24, ALERT_WARNING = 1, CLOSE_NOTIFY = 0 };
+enum { SMALL_REST = 32 << 10, FIRST_LARGEST = 3 << 10, KEY_UPDATE = 24, ALERT_WARNING = 1, CLOSE_NOTIFY = 0 };
 
 /* ---- ciphertext */
 
@@ -121,15 +121,42 @@ void tunnel_release_empty(struct tunnel *t)
     t->plain = NULL;
 }
 
+void tunnel_send_first(struct tunnel *t, const uint8_t *bytes, size_t size)
+{
+    if (size > FIRST_LARGEST || !(t->first = malloc(size))) {
+        tunnel_send_raw(t, bytes, size);
+        return;
+    }
+    memcpy(t->first, bytes, size);
+    t->first_size = size;
+}
+
+_Static_assert(FIRST_LARGEST <= BLOCK_SIZE - (PLAIN_ROOM + PLAIN_SLACK) / RECORD_PLAIN * (RECORD_PLAIN + RECORD_OVERHEAD),
+               "it fits in front of the fullest block");
+
+/* Puts it in front of what is about to be sealed; the bytes it takes. */
+static size_t take_first(struct tunnel *t, uint8_t *out)
+{
+    size_t size = t->first_size;
+    if (!t->first)
+        return 0;
+    memcpy(out, t->first, size);
+    free(t->first);
+    t->first = NULL;
+    t->first_size = 0;
+    return size;
+}
+
 /* Seals and sends what is gathered, with the keys as they are. */
 static void flush_gathered(struct tunnel *t)
 {
     if (t->state < TUNNEL_OPEN || t->state == TUNNEL_DEAD || t->blocked)
         return;
     if (t->plain_size) {
-        size_t size = seal_all(t, t->worker->seal_buffer);
-        if (size)
-            tunnel_send_raw(t, t->worker->seal_buffer, size);
+        uint8_t *out = t->worker->seal_buffer;
+        size_t first = take_first(t, out), sealed = seal_all(t, out + first);
+        if (sealed)
+            tunnel_send_raw(t, out, first + sealed);
         else
             tunnel_fail(t, REASON_internal, SILENTLY, "sealing failed");
         t->budgets.pings_queued = 0;

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -84,11 +84,12 @@ class Server:
 
 
 @pytest.fixture
-def server(mesh: Mesh) -> Server:
+def server(mesh: Mesh) -> Iterator[Server]:
     """The one that the mesh's client side dials."""
     made = Server(mesh.ca.leaf(SERVER_URI))
     mesh.hbone = made.app.address
-    return made
+    yield made
+    made.app.stop()
 
 
 def wait_expired(credential: Credential) -> None:
@@ -210,6 +211,7 @@ def test_resuming_does_not_prolong_as_client(mesh: Mesh, start_mesh: StartMesh) 
     while server.results.count(False) < 2:
         assert time.monotonic() < deadline, "each session is resumed"
         server.meet(brief)
+    server.app.stop()
 
 
 def test_a_wrong_binder_proves_nothing(mesh: Mesh) -> None:
