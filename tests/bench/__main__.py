@@ -20,6 +20,7 @@ from tests.bench.capture.group import run_capture
 from tests.bench.capture.variants import capture_variants
 from tests.bench.cases import hbone_cases
 from tests.bench.control.group import run_control
+from tests.bench.handshake.group import run_handshake
 from tests.bench.hbone import run_hbone
 from tests.bench.mesh import mesh_cases, run_mesh
 from tests.bench.native import BuildError
@@ -31,6 +32,7 @@ from tests.bench.variants import DEFAULT, known
 
 GROUPS = {
     "hbone": run_hbone,
+    "handshake": run_handshake,
     "capture": run_capture,
     "mesh": run_mesh,
     "control": run_control,

@@ -47,11 +47,11 @@ def test_keys_are_changed_on_resumed_tunnels_too(start_mesh: StartMesh) -> None:
     with contextlib.ExitStack() as stack:
         talk(mesh, stack)
         with mesh.dial() as sock:
-            for _ in range(30):
+            for _ in range(10):  # with 30 the peers would take it for abuse
                 sock.sendall(b"x")
                 assert sock.recv(1) == b"x"
         assert resumed(mesh) == (1, 1)
-    assert mesh.out.engine.stats()["keys_updated"] > 10
+    assert mesh.out.engine.stats()["keys_updated"] > 5
 
 
 @pytest.mark.parametrize("side", ["out", "into"])

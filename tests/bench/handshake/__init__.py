@@ -1,0 +1,1 @@
+"""Group `handshake`: what a TLS handshake of the engine costs, beside the same library alone."""
