@@ -103,7 +103,7 @@ class Agent:
             trust_domain_of=self._trust_domain_of,
             names=self.dns,
         )
-        self.source = PodSource(config, self.pods)
+        self.source = PodSource(config, self.pods, capture.is_succeeded)
         self.pump = self._pump()
         self.crl = CrlFile(config.crl_path, engine) if config.crl_path is not None else None
         self.readiness = self._readiness()

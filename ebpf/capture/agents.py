@@ -50,6 +50,16 @@ class Agents:
         """Whether another agent is there."""
         return any(seen for other, seen in self._listed() if other != self._own)
 
+    def successor_age(self) -> float | None:
+        """For how many seconds the youngest other agent has run, if it is younger than this one; None where there is
+        none, or where /proc does not tell (a PID namespace of its own)."""
+        own = _began(os.getpid()) if self._own == os.getpid() else None
+        others = [_began(other) for other, seen in self._listed() if seen and other != self._own]
+        youngest = max((began for began in others if began is not None), default=None)
+        if own is None or youngest is None or youngest <= own:
+            return None
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - youngest)
+
     def leave(self) -> None:
         """Take this process out."""
         if self._own is not None:
@@ -64,3 +74,12 @@ class Agents:
                 process, seen = (int.from_bytes(each, sys.byteorder) for each in (key, raw))
                 found.append((process, now - seen < SEEN))
         return found
+
+
+def _began(pid: int) -> float | None:
+    """When a process was started, in seconds since boot; None if it is gone. Source: proc(5), stat, field 22."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from ebpf import bpf, bytecode, compiler, evidence, loader, maps, selftest, variants
 from ebpf.capture import enrolment, withdrawal
@@ -27,6 +27,9 @@ from ebpf.loader import Kernel
 from ebpf.maps import Counter
 from ebpf.skew import OtherLayouts
 from ebpf.variants import Choice, Chosen, Variant, Why
+
+SUCCESSION: Final = 60.0
+"""Seconds within which a successor has to have begun to take pods over."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -185,6 +188,13 @@ class Capture:
             record is None or not ledger.hands_over_to(record, pod.listeners)
             for record, pod in ((ledger.records.get(pod.cookie), pod) for pod in self._node.pods.values())
         )
+
+    @_one_at_a_time
+    def is_succeeded(self) -> bool:
+        """Whether a younger agent decides about pods from now on: it has taken some over, or it started so lately that
+        it may yet do. One that does neither has not come to work, and is not waited for."""
+        age = self._agents.successor_age()
+        return age is not None and (age < SUCCESSION or self.handed_over() > 0)
 
     @_one_at_a_time
     def let_go(self, pod: EnrolledPod) -> None:

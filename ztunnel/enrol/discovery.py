@@ -1,7 +1,8 @@
 """Which pods of this node are in, from the Kubernetes API and the node's processes: for clusters without Istio's CNI.
 
 Watches the node's pods and all namespaces; `roster` says what is to be done, `finder` finds networks, and whoever
-takes ZDS requests carries them out. While the API server is away everything stays as it was told last.
+takes ZDS requests carries them out. While the API server is away everything stays as it was told last. An agent that
+has a successor decides nothing any more: what two tell the kernel about one pod would undo each other.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import trio
@@ -33,7 +34,8 @@ _TELL_AFTER: Final = 5.0
 
 
 class Discovery:
-    """One node's. `handler` gets the requests that a CNI agent would send."""
+    """One node's. `handler` gets the requests that a CNI agent would send; `is_succeeded` (asked in a thread): whether
+    another agent decides by now."""
 
     def __init__(
         self,
@@ -42,10 +44,12 @@ class Discovery:
         handler: Handler,
         finder: Finder,
         *,
+        is_succeeded: Callable[[], bool],
         excluded: Collection[str] = (),
         writes_status: bool = True,
     ) -> None:
-        self._handler, self._finder = handler, finder
+        self._handler, self._finder, self._is_succeeded = handler, finder, is_succeeded
+        self.succeeded = False
         self.roster = Roster(excluded)
         self._pods: Watcher[NodePod] = Watcher(
             client, nodepods.pods_on(node), nodepods.read_pod, self._on_pods, log=_kube_log
@@ -53,7 +57,7 @@ class Discovery:
         self._namespaces: Watcher[str] = Watcher(
             client, nodepods.NAMESPACES, nodepods.read_namespace, self._on_namespaces, log=_kube_log
         )
-        self.status = PodStatus(client, lambda: self.roster) if writes_status else None
+        self.status = PodStatus(client, self._deciding) if writes_status else None
         self._witnesses = Witnesses()
         self._changed = trio.Event()
         self._shown: dict[ObjectKey, str] = {}
@@ -127,9 +131,17 @@ class Discovery:
             self._handler.disconnected()
             self._witnesses.close()
 
+    def _deciding(self) -> Iterable[Member]:
+        """Pods of which it is for this agent to say whether they are in."""
+        return () if self.succeeded else self.roster
+
     async def _rounds(self, since: float) -> None:
         listed = False
         while True:
+            await self._look_for_successor()
+            if self.succeeded:
+                await trio.sleep(_ROUND)
+                continue
             await self._round()
             now = trio.current_time()
             if not listed and self.roster.settled(now, since):
@@ -138,6 +150,12 @@ class Discovery:
             if self.status is not None:
                 self.status.check()
             await self._news(min(self.roster.due(now), now + _ROUND))
+
+    async def _look_for_successor(self) -> None:
+        succeeded = await trio.to_thread.run_sync(self._is_succeeded)
+        if succeeded != self.succeeded:
+            _log.info("a successor decides about pods" if succeeded else "no successor came to work")
+        self.succeeded = succeeded
 
     async def _news(self, until: float) -> None:
         with trio.move_on_at(until):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,8 +36,16 @@ class EnrolError(Exception):
 class PodSource:
     """Feeds `pods` with requests. `chosen` is None until it is known by whom."""
 
-    def __init__(self, config: Config, pods: Pods, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        config: Config,
+        pods: Pods,
+        is_succeeded: Callable[[], bool],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`is_succeeded`: see `Discovery`."""
         self._config, self._pods, self._environ = config, pods, environ
+        self._is_succeeded = is_succeeded
         self.zds = ZdsClient(config.inpod_uds, pods) if config.inpod_uds is not None else None
         self.discovery: Discovery | None = None
         self.chosen: Chosen | None = None
@@ -84,6 +92,7 @@ class PodSource:
                 config.node_name,
                 self._pods,
                 Finder(places(config.pod_cgroups, config.cgroup, Path("/proc/mounts").read_text())),
+                is_succeeded=self._is_succeeded,
                 excluded=config.enrol_excluded,
                 writes_status=config.pod_status,
             )
@@ -115,6 +124,8 @@ class PodSource:
             return text
         if not self.discovery.synced:
             return f"{text}: pods are not listed yet"
+        if self.discovery.succeeded:
+            return f"{text}: a successor decides"
         waiting = len(self.discovery.roster.waiting())
         text += f": {len(self._pods)} in, {waiting} waiting"
         age = self.discovery.age()

@@ -225,3 +225,29 @@ def test_without_leave_to_look_at_processes_it_says_what_to_grant(node: KubeNode
     waiting = {f"{node.api.namespace}/web": reason}
     node.agent.until(lambda: (node.agent.page("/enrolment") or {}).get("waiting") == waiting, "it says so")
     assert not captured(sandbox)
+
+
+def test_a_successor_decides_alone_and_takes_the_pods_over(node: KubeNode) -> None:
+    node.label("ambient")
+    sandbox = node.run("web")
+    node.agent.environ["AMBIENT_TAKEOVER"] = "true"
+    node.agent.start()
+    node.until_in("web")
+    old = node.agent.process
+    assert old is not None
+    node.agent.start()
+    node.agent.until(lambda: "a successor decides about pods" in node.agent.log, "the old one keeps still")
+    late = node.run("late")
+    enrolled = 'pod enrolled\tpod="{}/{}"'.format
+    node.agent.until(lambda: enrolled(node.api.namespace, "late") in node.agent.log, "the late one is in")
+    node.agent.until(lambda: node.agent.log.count("pods listed") == 2, "the successor has all")
+    node.api.put(node.body("late", ip=late.address, mode="none"))
+    node.agent.until(lambda: not captured(late), "and lets them go")
+    old.terminate()
+    assert old.wait(60) == 0
+    node.until_in("web")
+    assert captured(sandbox)
+    assert node.enrolled().keys() == {"web"}
+    assert node.status("late") == ""
+    assert node.agent.log.count(enrolled(node.api.namespace, "late")) == 1
+    assert node.agent.log.count(enrolled(node.api.namespace, "web")) == 2

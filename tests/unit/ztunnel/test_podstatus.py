@@ -134,7 +134,7 @@ async def test_a_cni_agent_that_turns_up_takes_over(server: ApiServer, tmp_path:
     uds = tmp_path / "zds.sock"
     config = load({"NODE_NAME": "n1", "INPOD_UDS": str(uds), "AMBIENT_POD_CGROUPS": str(tmp_path)})
     pods = Listening()
-    source = InCluster(config, pods, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"})  # type: ignore[arg-type]
+    source = InCluster(config, pods, lambda: False, {"KUBERNETES_SERVICE_HOST": "10.96.0.1"})  # type: ignore[arg-type]
     source.access = server.access
     assert source.exists
     async with trio.open_nursery() as nursery:
