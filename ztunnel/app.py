@@ -193,13 +193,8 @@ class Agent:
             exempt_outbound_ports=self.config.exempt_outbound | settings.exclude_outbound,
             only_inbound_ports=settings.include_inbound,
             bypass_inbound=settings.bypass_inbound,
-            dns=self._captures_dns(settings),
+            dns=self.config.captures_dns_of(settings.dns_capture),
         )
-
-    def _captures_dns(self, settings: CaptureSettings) -> bool:
-        if self.config.xds_on_demand or settings.dns_capture is None:
-            return self.config.captures_dns
-        return settings.dns_capture
 
     def _trust_domain_of(self, namespace: str, name: str, service_account: str) -> str:
         workload = self.store.snapshot.local_workload(namespace, service_account, name)

@@ -367,6 +367,10 @@ class Config:
         """Whether pods' questions are captured, unless a pod says otherwise: as Istio, by default they are."""
         return not self.xds_on_demand if self.dns_capture is None else self.dns_capture
 
+    def captures_dns_of(self, asked: bool | None) -> bool:
+        """Of a pod with this choice (None: none). On demand its choice does not count: names need all services."""
+        return self.captures_dns if self.xds_on_demand or asked is None else asked
+
     @property
     def node_id(self) -> str:
         """The xDS node id by which Istio's control plane knows a ztunnel."""

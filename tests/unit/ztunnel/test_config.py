@@ -89,6 +89,22 @@ def test_an_empty_address_switches_the_control_plane_off() -> None:
     assert config.ca_address.target == "[::1]:15012"
 
 
+@pytest.mark.parametrize(
+    ("environ", "asked", "captured"),
+    [
+        ({}, None, True),
+        ({}, False, False),
+        ({"ISTIO_META_DNS_CAPTURE": "false"}, True, True),
+        ({"XDS_ON_DEMAND": "true"}, None, False),
+        ({"XDS_ON_DEMAND": "true"}, True, False),
+    ],
+)
+def test_a_pods_own_choice_about_names_counts_but_not_on_demand(
+    environ: dict[str, str], asked: bool | None, captured: bool
+) -> None:
+    assert load({"NODE_NAME": "n", **environ}).captures_dns_of(asked) is captured
+
+
 def test_the_node_id_is_that_of_an_istio_ztunnel() -> None:
     config = load(
         {"NODE_NAME": "n", "POD_NAME": "z-1", "POD_NAMESPACE": "istio-system", "INSTANCE_IP": "10.0.0.1"}

@@ -218,6 +218,24 @@ async def test_on_demand_an_unknown_destination_is_asked_for_first(
 
 
 @pytest.mark.trio
+async def test_on_demand_a_callers_workload_is_not_asked_for(autojump_clock: MockClock) -> None:
+    bench = Bench(XDS_ON_DEMAND="true")
+    await bench.know(HERE)
+    pod = await bench.enrol(HERE)
+    async with tasks(bench):
+        token = bench.request(pod, "10.0.0.1", "10.0.0.3", "10.0.0.3:8080")
+        await wait_all_tasks_blocked()
+        assert len(bench.engine.named("connect_plain")) == 1, "its certificate says enough"
+        assert bench.asked == []
+        bench.close(token, up=1, down=1)
+        assert (
+            'source_principal="spiffe://cluster.local/ns/shop/sa/client"'
+            in bench.metrics.render("")[0].decode()
+        )
+    bench.dispose()
+
+
+@pytest.mark.trio
 async def test_a_connect_request_is_delivered_under_the_clients_address(bench: Bench) -> None:
     await bench.know(CLIENT, HERE)
     pod = await bench.enrol(HERE)
