@@ -130,6 +130,9 @@ def traffic(cluster: Cluster, istiod: Istiod, tmp_path_factory: pytest.TempPathF
                 assert "Traceback" not in agent.log, agent.log
     finally:
         cni.close()
+        # Where nothing collects what was in a namespace, the next run's pods would share their addresses with these.
+        for body in bodies:
+            cluster.delete(body)
         cluster.delete(pod("istio-system", f"ztunnel-{NODE}", ""))
 
 
