@@ -89,6 +89,17 @@ class Ledger:
             bpf.map_lookup(fd, maps.listener_key(record.slot, kind), 8) == raw for kind, raw in wanted.items()
         )
 
+    def serves(self, record: PodRecord, listeners: Listeners) -> bool:
+        """`hands_over_to`, asked of the listener for outbound connections alone: cheap enough for every second."""
+        key = maps.listener_key(record.slot, Kind.OUTBOUND)
+        there = bpf.map_lookup(self._kernel.maps["listeners"], key, 8)
+        return there == maps.u64(listeners.cookie(Kind.OUTBOUND))
+
+    def is_current(self, record: PodRecord) -> bool:
+        """Whether the pod still has its slot, and is not leaving: another agent may have withdrawn it."""
+        now = self._now(record)
+        return now is not None and PodFlag.LEAVING not in now.flags
+
     def set_entries(self, name: str, slot: int, wanted: Mapping[bytes, bytes]) -> None:
         """Make a pod's part of `addresses` or `exempt` just this."""
         fd = self._kernel.maps[name]

@@ -69,7 +69,11 @@ class Listeners:
 
     def cookies(self) -> dict[Kind, int]:
         """The kernel's number of each socket, never used twice."""
-        return {kind: _cookie(self.of(kind)) for kind in PORTS}
+        return {kind: self.cookie(kind) for kind in PORTS}
+
+    def cookie(self, kind: Kind) -> int:
+        """The number of one of them."""
+        return _cookie(self.of(kind))
 
     def descriptors(self) -> list[int]:
         """In the order of the kinds; for `adopt`."""

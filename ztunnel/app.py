@@ -295,6 +295,10 @@ class Agent:
             self.flows.count(self.engine.counters())
             if not self._retired:
                 await trio.to_thread.run_sync(self.capture.renew)
+                if regained := await trio.to_thread.run_sync(self.capture.reclaim):
+                    _log.warning(
+                        "a successor has gone, its pods are served again", extra=fields(pods=regained)
+                    )
 
     async def _enrolment(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         gc.disable()

@@ -22,6 +22,7 @@ class Agents:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._own: int | None = None
+        self._same_view = False
 
     def exempt(self, pid: int, others: OtherLayouts) -> None:
         """Enter this process and what agents of other layouts entered; drop entries of processes that are gone.
@@ -30,12 +31,11 @@ class Agents:
         """
         in_kernel = loader.own_process() if pid == os.getpid() else None
         process = in_kernel or pid
-        same_view = process == pid
+        self._same_view = process == pid
         for key, value in others.agents().items():
             bpf.map_update(self._kernel.maps["agents"], key, value)
         for other, seen in self._listed():
-            alive = Path(f"/proc/{other}").exists() if same_view else seen
-            if not alive:
+            if not self._lives(other, seen=seen, in_doubt=True):
                 bpf.map_delete(self._kernel.maps["agents"], maps.u32(other))
         self._own = process
         self.renew()
@@ -48,7 +48,11 @@ class Agents:
 
     def has_company(self) -> bool:
         """Whether another agent is there."""
-        return any(seen for other, seen in self._listed() if other != self._own)
+        return any(
+            self._lives(other, seen=seen, in_doubt=False)
+            for other, seen in self._listed()
+            if other != self._own
+        )
 
     def successor_age(self) -> float | None:
         """For how many seconds the youngest other agent has run, if it is younger than this one; None where there is
@@ -64,6 +68,12 @@ class Agents:
         """Take this process out."""
         if self._own is not None:
             bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._own))
+
+    def _lives(self, process: int, *, seen: bool, in_doubt: bool) -> bool:
+        """`in_doubt`: the answer for a process that is there and was not seen lately."""
+        if self._same_view and not Path(f"/proc/{process}").exists():
+            return False
+        return seen or (in_doubt and self._same_view)
 
     def _listed(self) -> list[tuple[int, bool]]:
         """Processes that are not captured, and whether they were seen lately."""

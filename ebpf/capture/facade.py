@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from ebpf import bpf, bytecode, compiler, evidence, loader, maps, selftest, variants
-from ebpf.capture import enrolment, withdrawal
+from ebpf.capture import enrolment, takeover, withdrawal
 from ebpf.capture.agents import Agents
 from ebpf.capture.pod import EnrolledPod, PodNetwork
 from ebpf.capture.state import NodeState, explained
@@ -183,11 +183,15 @@ class Capture:
     @_one_at_a_time
     def handed_over(self) -> int:
         """How many pods that this process enrolled another agent serves: above none, a successor has come."""
-        ledger = self._node.ledger
-        return sum(
-            record is None or not ledger.hands_over_to(record, pod.listeners)
-            for record, pod in ((ledger.records.get(pod.cookie), pod) for pod in self._node.pods.values())
-        )
+        return takeover.handed_over(self._node)
+
+    @_one_at_a_time
+    def reclaim(self) -> int:
+        """Serve pods again that a successor has taken and that nobody serves now, since it has gone; how many.
+
+        Nothing while another agent is there. What waits in the lost agent's queues is reset.
+        """
+        return 0 if self._agents.has_company() else takeover.reclaim(self._node)
 
     @_one_at_a_time
     def is_succeeded(self) -> bool:

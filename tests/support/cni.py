@@ -85,12 +85,16 @@ class CniAgent:
         self._listener.listen(5)
         self._listener.settimeout(ACCEPT)
 
-    def accept(self) -> list[str | None]:
-        """The next ztunnel gets the snapshot; its answers, the last for SnapshotSent."""
+    def greet(self) -> Connection:
+        """The next ztunnel, before it is told anything."""
         sock, _ = self._listener.accept()
         sock.settimeout(ANSWER)
         assert zds_pb2.ZdsHello.FromString(sock.recv(1024)).version == zds_pb2.V1
-        connection = Connection(sock)
+        return Connection(sock)
+
+    def accept(self) -> list[str | None]:
+        """The next ztunnel gets the snapshot; its answers, the last for SnapshotSent."""
+        connection = self.greet()
         self.connections.append(connection)
         answers = [connection.ask(pod.request(), pod.netns) for pod in self.pods.values()]
         sent = zds_pb2.WorkloadRequest(snapshot_sent=zds_pb2.SnapshotSent())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,42 @@ def test_breaking_the_protocol_costs_the_connection_not_the_pods(
     # The log is written behind: what came before the last line is complete.
     agent.until(lambda: "shop/other" in agent.log, "the last pod's line")
     assert agent.log.count('pod enrolled\tpod="shop/one"') == 1, "it stayed enrolled"
+
+
+CONNECT = "import socket; socket.create_connection(('198.51.100.1', 80), timeout=60)"
+
+
+def test_pods_of_a_successor_that_dies_half_way_are_served_by_the_agent_that_is_left(
+    agent: ZtunnelProcess, cni: CniAgent, pod: MakePod
+) -> None:
+    first, second = pod("first"), pod("second")
+    cni.pods = {one.uid: one for one in (first, second)}
+    assert cni.accept() == ["", "", ""]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
+        env={**agent.environ, "AMBIENT_TAKEOVER": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as successor:
+        try:
+            connection = cni.greet()
+            assert connection.ask(first.request(), first.netns) == ""
+        finally:
+            successor.kill()
+    connection.sock.close()
+    agent.until(lambda: "a successor has gone" in agent.log, "it notices")
+    for one in (first, second):
+        connect_in(one, agent)
+    assert cni.connections[0].alive()
+
+
+def connect_in(pod: CniPod, agent: ZtunnelProcess) -> None:
+    """A connection out of the pod is accepted: by the agent, since nobody else has that address."""
+    assert pod.netns is not None
+    cgroup = agent.cgroup / "pods"  # only below the agent's cgroup anything is captured
+    cgroup.mkdir()
+    inside = f"echo $$ > {cgroup}/cgroup.procs; exec ip netns exec {pod.netns.name} {sys.executable} -c"
+    try:
+        subprocess.run(["sh", "-c", f'{inside} "{CONNECT}"'], check=True, timeout=120)
+    finally:
+        cgroup.rmdir()

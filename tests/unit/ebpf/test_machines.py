@@ -54,7 +54,7 @@ def test_machine_without_a_known_number_is_refused_with_advice(
 def test_layouts_are_written_without_the_machines_own_sizes_and_gaps() -> None:
     formats = [
         (path.name, found)
-        for path in sorted(PACKAGE.glob("*.py"))
+        for path in sorted(PACKAGE.rglob("*.py"))
         for found in FORMAT.findall(path.read_text())
     ]
     assert len(formats) > 40
