@@ -58,11 +58,11 @@ class Sandbox:
     pause: subprocess.Popen[str]
     others: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def run(self, code: str, *arguments: str) -> subprocess.Popen[str]:
-        """A container's process, with a cgroup of its own; it has printed its first line."""
+    def run(self, code: str, *arguments: str, netns: Path | None = None) -> subprocess.Popen[str]:
+        """A container's process, with a cgroup of its own; it has printed its first line. `netns`: another network."""
         place = self.cgroup / f"cri-containerd-{secrets.token_hex(32)}.scope"
         place.mkdir()
-        process = start(in_place(place, self.netns, sys.executable, "-u", "-c", code, *arguments))
+        process = start(in_place(place, netns or self.netns, sys.executable, "-u", "-c", code, *arguments))
         self.others.append(process)
         return process
 

@@ -17,7 +17,7 @@ import trio
 
 from istiodlite.kube import KubeClient, ObjectKey, Watcher
 from ztunnel.enrol import nodepods
-from ztunnel.enrol.finder import Finder, Found, Sought, Witnesses
+from ztunnel.enrol.finder import Finder, Found, Witnesses
 from ztunnel.enrol.nodepods import NodePod
 from ztunnel.enrol.podstatus import PodStatus
 from ztunnel.enrol.roster import Member, Roster
@@ -177,7 +177,7 @@ class Discovery:
         self.roster.advance(trio.current_time())
 
     async def _look(self, sought: list[Member]) -> None:
-        wanted = {one.pod.uid: Sought(one.pod.cgroup_uid, one.pod.addresses) for one in sought}
+        wanted = {one.pod.uid: one.pod.addresses for one in sought}
         found = await trio.to_thread.run_sync(self._finder.look, wanted)
         try:
             while found:

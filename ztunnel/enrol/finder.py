@@ -19,7 +19,7 @@ from ebpf import netns
 from ztunnel.enrol import netchoice, podcgroups
 from ztunnel.enrol.netchoice import Candidate, IpAddress, NetnsKey, Undecided
 
-__all__ = ["Finder", "Found", "Sought", "Witnesses", "places"]
+__all__ = ["Finder", "Found", "Witnesses", "places"]
 
 _DEPTH: Final = 5
 _EACH: Final = 16
@@ -30,14 +30,6 @@ _FORBIDDEN: Final = Undecided(
     "its processes may not be looked at; grant the agent SYS_PTRACE and an unconfined AppArmor profile"
 )
 _NOT_STARTED: Final = Undecided("it has no cgroup yet")
-
-
-@dataclass(frozen=True, slots=True)
-class Sought:
-    """Whose network: the name of the pod's cgroup, and the addresses that the API server has."""
-
-    cgroup_uid: str
-    addresses: tuple[IpAddress, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +63,11 @@ class Finder:
         self._walked = float("-inf")
         self._home = _key(os.stat("/proc/self/ns/net"))
 
-    def look(self, pods: Mapping[str, Sought]) -> dict[str, Found | Undecided]:
-        """For each key of `pods` its network, or why it cannot be told."""
-        paths = self._paths({pod.cgroup_uid for pod in pods.values()})
+    def look(self, pods: Mapping[str, tuple[IpAddress, ...]]) -> dict[str, Found | Undecided]:
+        """For each uid its network, or why it cannot be told. `pods`: with the addresses that the API server has."""
+        paths = self._paths(set(pods))
         return {
-            name: self._find(paths[pod.cgroup_uid], pod.addresses)
-            if pod.cgroup_uid in paths
-            else _NOT_STARTED
-            for name, pod in pods.items()
+            uid: self._find(paths[uid], told) if uid in paths else _NOT_STARTED for uid, told in pods.items()
         }
 
     # Directories

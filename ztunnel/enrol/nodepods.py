@@ -17,8 +17,6 @@ from ztunnel.enrol.settings import CaptureSettings, Problem
 __all__ = ["NAMESPACES", "NodePod", "pods_on", "read_namespace", "read_pod"]
 
 NAMESPACES: Final = WatchedKind("Namespace", "", ("v1",), "namespaces", namespaced=False)
-# A static pod's cgroup has this name, not the uid of its mirror in the API.
-_CONFIG_HASH: Final = "kubernetes.io/config.hash"
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -29,7 +27,7 @@ def pods_on(node: str) -> WatchedKind:
 
 @dataclass(frozen=True, slots=True)
 class NodePod:
-    """One pod. `mode` is its own label; `may`: nothing about it forbids enrolment; `cgroup_uid` names its cgroup;
+    """One pod. `mode` is its own label; `may`: nothing about it forbids enrolment;
     `redirection` is what the annotation of that name says now; `problems` of annotations about capture."""
 
     uid: str
@@ -41,7 +39,6 @@ class NodePod:
     ended: bool
     deleting: bool
     addresses: tuple[IpAddress, ...]
-    cgroup_uid: str
     redirection: str
     settings: CaptureSettings
     problems: tuple[Problem, ...]
@@ -75,7 +72,6 @@ def read_pod(kind: WatchedKind, body: Any) -> Reading[NodePod]:
         ended=str(status.get("phase")) in _ENDED,
         deleting=meta.get("deletionTimestamp") is not None,
         addresses=_addresses(status),
-        cgroup_uid=str(annotations.get(_CONFIG_HASH) or uid),
         redirection=str(annotations.get(membership.REDIRECTION, "")),
         settings=asked,
         problems=problems,

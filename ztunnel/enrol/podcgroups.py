@@ -20,8 +20,9 @@ from typing import Final
 
 __all__ = ["belongs_to_container", "is_parent", "mounts", "pod_uid"]
 
-# systemd takes `-` for a level of slices, so uids are written with `_` there. A static pod's uid is an MD5.
-_UID: Final = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32}"
+# systemd takes `-` for a level of slices, so uids are written with `_` there. (A static pod's is an MD5. Which one it is
+# stands in an annotation, where anybody could name the cgroup of a pod that is not theirs: it is not read.)
+_UID: Final = r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}"
 _PLAIN: Final = re.compile(rf"pod({_UID})\Z")
 _SLICE: Final = re.compile(rf"(?:[^/]*-)?kubepods(?:-burstable|-besteffort)?-pod({_UID})\.slice(?::[^/]*)?\Z")
 _PARENT: Final = re.compile(r"(?:[^/]*-)?kubepods(?:-burstable|-besteffort)?(?:\.slice)?\Z")

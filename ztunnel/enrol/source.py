@@ -111,7 +111,8 @@ class PodSource:
         try:
             return find_access(None, "", self._environ)
         except AccessError as error:
-            raise EnrolError(f"AMBIENT_ENROL: {error}".replace("--kubeconfig", "KUBECONFIG")) from None
+            advice = str(error).replace("use --kubeconfig FILE", "set KUBECONFIG=FILE")
+            raise EnrolError(f"AMBIENT_ENROL: {advice}") from None
 
     # What people ask
 

@@ -11,7 +11,7 @@ import yaml
 
 from tests.netns.kube.api import Scripted
 from tests.netns.kube.conftest import KubeNode
-from tests.support.kubelet import Sandbox
+from tests.support.kubelet import READY, Sandbox
 
 pytestmark = pytest.mark.root
 EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
@@ -113,6 +113,15 @@ def test_annotations_are_followed_in_place(node: KubeNode) -> None:
     node.agent.until(lambda: "'http' is not a port" in node.agent.log, "what has no effect is said")
     problems = node.agent.page("/enrolment")["problems"]
     assert "'http' is not a port" in problems[f"{node.api.namespace}/gate"][0]
+
+
+def test_a_process_that_visits_another_network_does_not_mislead(node: KubeNode) -> None:
+    visitor, visited = node.run("visitor", mode="ambient"), node.run("visited")
+    visitor.run(READY, netns=visited.netns)
+    node.agent.start()
+    node.until_in("visitor")
+    assert captured(visitor)
+    assert not captured(visited)
 
 
 def test_a_sandbox_made_anew_is_enrolled_again(node: KubeNode) -> None:
@@ -251,3 +260,23 @@ def test_a_successor_decides_alone_and_takes_the_pods_over(node: KubeNode) -> No
     assert node.status("late") == ""
     assert node.agent.log.count(enrolled(node.api.namespace, "late")) == 1
     assert node.agent.log.count(enrolled(node.api.namespace, "web")) == 2
+
+
+@pytest.mark.parametrize("api", ["scripted"], indirect=True)  # a cluster is not ours to stop
+def test_an_agent_that_starts_without_the_api_server_leaves_pods_captured(node: KubeNode) -> None:
+    assert isinstance(node.api, Scripted)
+    node.label("ambient")
+    sandbox = node.run("web")
+    node.agent.start()
+    node.until_in("web")
+    node.agent.kill()
+    with node.api.away():
+        node.agent.start()
+        node.agent.until(lambda: "pods are not listed yet" in node.agent.readiness(), "it says so")
+        assert not node.agent.ready()
+        rules = subprocess.run(
+            ["ip", "-n", sandbox.netns.name, "rule"], capture_output=True, text=True, check=True
+        )
+        assert "fwmark" in rules.stdout, "nothing goes out in clear"
+    node.until_in("web")
+    assert captured(sandbox)

@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.ztunnel.enrol_objects import UID
-from ztunnel.enrol.finder import Finder, Sought, Witnesses, places
+from ztunnel.enrol.finder import Finder, Witnesses, places
 from ztunnel.enrol.netchoice import Undecided
 
-SOUGHT = {"web": Sought(UID, ())}
 HOME = "none of its processes is in a network of its own yet"
 
 
 def reason(finder: Finder) -> str:
-    found = finder.look(SOUGHT)["web"]
+    found = finder.look({UID: ()})[UID]
     assert isinstance(found, Undecided)
     return found.reason
 
