@@ -18,9 +18,10 @@ from ebpf import direct as kernel
 from ebpf.direct import Direct
 from ebpf.errors import CaptureError
 from ebpf.pairs import DirectConnection
+from ztunnel.direct.between import LocalPod
 from ztunnel.direct.live import LiveConnections
 from ztunnel.direct.local import Local
-from ztunnel.direct.plan import LocalPod, Plan
+from ztunnel.direct.plan import Plan
 from ztunnel.enrol.pods import Pod
 from ztunnel.flows.registry import Registry
 from ztunnel.logs import fields

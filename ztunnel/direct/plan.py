@@ -1,179 +1,17 @@
-"""Which pairs of local pods may talk directly. Pure.
-
-A pair is (pod, destination it asks for) -> (pod, address that answers). It is in the plan only if
-`decide_outbound` sends the connection straight to that pod by HBONE, whatever the draw, and `decide_inbound`
-delivers it there for every address the client may have. Everything else is left to the proxy.
-"""
+"""Which pairs of local pods may talk directly, kept in step with the mesh. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from ebpf.pairs import Backend, Endpoint, PairKey
-from hbone.connect import SocketAddress
-from ztunnel.decide.inbound import decide_inbound
-from ztunnel.decide.model import (
-    Deliver,
-    InboundConnection,
-    InboundVerdict,
-    OutboundConnection,
-    OutboundVerdict,
-    Route,
-    Tunnel,
-    Via,
-)
-from ztunnel.decide.outbound import decide_outbound
-from ztunnel.decide.ports import ILLEGAL_PORTS, target_port
-from ztunnel.state.model import HBONE_PORT, IPAddress, Service, Workload
+from ebpf.pairs import PairKey, Target
+from ztunnel.direct.between import Block, LocalPod, Neighbours, Pairs, pairs_between
 from ztunnel.state.snapshot import Changes, Key, Kind, Snapshot
 
-__all__ = ["Block", "Difference", "LocalPod", "Plan", "Verdicts", "pairs_between", "verdicts"]
-
-Pairs: TypeAlias = dict[PairKey, Backend]
-
-# The lowest and the highest draw: with both the same endpoint is chosen only if there is just one to choose.
-_DRAWS: Final = (0.0, 1.0 - 2.0**-53)
-
-
-class LocalPod(NamedTuple):
-    """An enrolled pod: its slot in the kernel's maps, its addresses there, what the control plane says of it; whether its
-    direct connections may be accelerated."""
-
-    slot: int
-    addresses: tuple[IPAddress, ...]
-    workload: Workload
-    turbo: bool = False
-
-
-class Verdicts(NamedTuple):
-    """How the two sides decide about one connection."""
-
-    outbound: OutboundVerdict
-    inbound: InboundVerdict | None
-    arriving: InboundConnection | None
-
-    @property
-    def allowed(self) -> bool:
-        """Whether it goes straight to a pod which takes it."""
-        inbound = self.inbound
-        return (
-            self.outbound.allowed
-            and self.outbound.route is Route.DIRECT
-            and inbound is not None
-            and inbound.allowed
-            and isinstance(inbound.action, Deliver)
-        )
-
-
-def verdicts(
-    asking: OutboundConnection, snapshot: Snapshot, draw: float = 0.0, hop: Workload | None = None
-) -> Verdicts:
-    """Decide about a connection at both ends, as the two agents of a tunnel would. `hop`: only if it ends there."""
-    outbound = decide_outbound(asking, snapshot, draw, draw)
-    action = outbound.action
-    if not isinstance(action, Tunnel) or (hop is not None and action.hop.uid != hop.uid):
-        return Verdicts(outbound, None, None)
-    service = outbound.ends.service
-    arriving = InboundConnection(
-        local=action.hop,
-        via=Via.HBONE,
-        peer=asking.peer,
-        destination=action.destination,
-        identity=asking.source.identity,
-        authority=action.authority,
-        forwarded_host=service.hostname if service is not None else None,
-    )
-    return Verdicts(outbound, decide_inbound(arriving, snapshot), arriving)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """All pairs from one pod to another, and the facts they rest on."""
-
-    pairs: Pairs
-    depends: frozenset[Key]
-
-
-def pairs_between(source: LocalPod, target: LocalPod, network: str, snapshot: Snapshot) -> Block:
-    """The pairs from `source` to `target`."""
-    pairs: Pairs = {}
-    depends: set[Key] = {Key(Kind.WORKLOAD, source.workload.uid), Key(Kind.WORKLOAD, target.workload.uid)}
-    for membership in target.workload.services:
-        depends |= {Key(Kind.SERVICE, membership.service), Key(Kind.ENDPOINTS, membership.service)}
-    if _speaks_for_itself(source.workload) or _speaks_for_itself(target.workload):
-        return Block(pairs, frozenset(depends))
-    for asked in _destinations(target, network, snapshot):
-        backend = _backend(source, target, asked, network, snapshot, depends)
-        if backend is not None:
-            key = PairKey(source.slot, Endpoint(asked.ip, asked.port))
-            address = Endpoint(backend.ip, backend.port)
-            pairs[key] = Backend(target.slot, address, source.turbo and target.turbo)
-    return Block(pairs, frozenset(depends))
-
-
-def _speaks_for_itself(workload: Workload) -> bool:
-    """Gateways and waypoints: they make and take tunnels of their own."""
-    return workload.native_tunnel or workload.application_tunnel is not None
-
-
-def _destinations(target: LocalPod, network: str, snapshot: Snapshot) -> Iterator[SocketAddress]:
-    """What a client may ask for to reach this pod: its own ports, as services know them, and services."""
-    found: set[SocketAddress] = set()
-    for membership in target.workload.services:
-        service = snapshot.service(membership.service)
-        if service is not None:
-            found.update(_of_service(service, target, network))
-    yield from sorted(found, key=lambda address: (address.ip.version, address.ip, address.port))
-
-
-def _of_service(service: Service, target: LocalPod, network: str) -> Iterator[SocketAddress]:
-    for each in service.ports:
-        port = target_port(service, target.workload, each.service_port)
-        if port is None or port in ILLEGAL_PORTS:
-            continue
-        for ip in target.addresses:
-            yield SocketAddress(ip, port)
-        for vip in service.addresses:
-            if vip.network == network and vip.is_host:
-                yield SocketAddress(vip.ip, each.service_port)
-
-
-def _backend(
-    source: LocalPod,
-    target: LocalPod,
-    asked: SocketAddress,
-    network: str,
-    snapshot: Snapshot,
-    depends: set[Key],
-) -> SocketAddress | None:
-    """Where all connections from `source` to `asked` go, if that is `target` and all are allowed."""
-    clients = [ip for ip in source.addresses if ip.version == asked.ip.version]
-    backends: set[SocketAddress | None] = set()
-    for client in clients:
-        asking = OutboundConnection(source.workload, network, SocketAddress(client, 0), asked)
-        for draw in _DRAWS:
-            both = verdicts(asking, snapshot, draw, target.workload)
-            depends |= both.outbound.depends
-            if both.inbound is not None:
-                depends |= both.inbound.depends
-            backends.add(_delivered(both))
-            if None in backends or len(backends) > 1:
-                return None
-    (backend,) = backends or (None,)
-    usable = backend is not None and backend.ip.version == asked.ip.version and backend.ip in target.addresses
-    return backend if usable else None
-
-
-def _delivered(both: Verdicts) -> SocketAddress | None:
-    if not both.allowed or both.inbound is None or not isinstance(both.inbound.action, Deliver):
-        return None
-    delivered = both.inbound.action.destination
-    tunnel = both.outbound.action
-    usual = isinstance(tunnel, Tunnel) and tunnel.destination == SocketAddress(delivered.ip, HBONE_PORT)
-    return delivered if usual and str(delivered) == getattr(tunnel, "authority", "") else None
+__all__ = ["Difference", "Plan"]
 
 
 class Difference(NamedTuple):
@@ -193,6 +31,7 @@ class Plan:
 
     network: str
     _pods: dict[int, LocalPod] = field(default_factory=dict)
+    _neighbours: Neighbours = field(default_factory=lambda: Neighbours.of(()))
     _blocks: dict[tuple[int, int], Block] = field(default_factory=dict)
     _resting: dict[Key, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
     _doubtful: dict[tuple[int, int], None] = field(default_factory=dict)
@@ -203,7 +42,7 @@ class Plan:
         return len(self._doubtful)
 
     @property
-    def pairs(self) -> Mapping[PairKey, Backend]:
+    def pairs(self) -> Mapping[PairKey, Target]:
         """All pairs of blocks that are not in doubt."""
         return {key: backend for block in self._blocks.values() for key, backend in block.pairs.items()}
 
@@ -216,7 +55,8 @@ class Plan:
             touched |= self._resting.get(key, set())
         if renewed:
             touched |= {ends for ends in self._blocks if not renewed.isdisjoint(ends)}
-            self._pods = now
+            touched |= self._resting_on({*self._pods.values(), *now.values()}, renewed)
+            self._pods, self._neighbours = now, Neighbours.of(now.values())
             for slot in renewed & now.keys():
                 for other in now.keys() - {slot}:
                     self._doubtful[slot, other] = self._doubtful[other, slot] = None
@@ -235,7 +75,9 @@ class Plan:
         for _ in range(min(limit, len(self._doubtful))):
             ends, _ = self._doubtful.popitem()
             source, target = (self._pods[slot] for slot in ends)
-            block = self._blocks[ends] = pairs_between(source, target, self.network, snapshot)
+            block = self._blocks[ends] = pairs_between(
+                source, target, self.network, snapshot, self._neighbours
+            )
             for key in block.depends:
                 self._resting[key].add(ends)
             added.update(block.pairs)
@@ -249,6 +91,14 @@ class Plan:
         return Difference(
             {key: backend for key, backend in added.items() if before.get(key) != backend}, removed
         )
+
+    def _resting_on(self, pods: Iterable[LocalPod], renewed: set[int]) -> set[tuple[int, int]]:
+        """Blocks that name other pods, too: those of services of which a pod has come or gone."""
+        services = {m.service for pod in pods if pod.slot in renewed for m in pod.workload.services}
+        found: set[tuple[int, int]] = set()
+        for service in services:
+            found |= self._resting.get(Key(Kind.ENDPOINTS, service), set())
+        return found
 
     def _drop(self, ends: tuple[int, int]) -> Pairs:
         block = self._blocks.pop(ends)

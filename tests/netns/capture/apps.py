@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -498,6 +499,13 @@ def _answer_datagrams(made: socket.socket, tag: str) -> None:
 def exchange_many(dial: Dial, times: int) -> int:
     """How many of the exchanges reached the true destination as the server saw it."""
     return sum(exchange(dial).server_local == dial.to for _ in range(times))
+
+
+def who_answers(dial: Dial, times: int) -> Counter[str]:
+    """How often which server answered; the client sees the destination that it asked for."""
+    answers = [exchange(dial) for _ in range(times)]
+    assert {answer.client_peer for answer in answers} == {dial.to}
+    return Counter(answer.tag for answer in answers)
 
 
 def open_descriptors() -> int:

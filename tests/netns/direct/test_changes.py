@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,21 +58,19 @@ class World:
 
     def run(self, test: Callable[[Agent], Awaitable[None]]) -> str:
         """Run a test beside the agent; returns the access log."""
-        read, write = os.pipe()
-        writer = LineWriter(write)
+        with tempfile.NamedTemporaryFile("w+") as lines:
+            writer = LineWriter(lines.fileno())
 
-        async def main() -> None:
-            agent = Agent(self.capture, self.pods, writer)
-            async with agent.running(self.lab):
-                await until(lambda: self.ask(self.to_service) == "app")
-                await test(agent)
-                await until(lambda: not agent.keeper.live.flows)
+            async def main() -> None:
+                agent = Agent(self.capture, self.pods, writer)
+                async with agent.running(self.lab):
+                    await until(lambda: self.ask(self.to_service) == "app")
+                    await test(agent)
+                    await until(lambda: not agent.keeper.live.flows)
 
-        trio.run(main)
-        writer.close()
-        os.close(write)
-        with os.fdopen(read) as text:
-            return text.read()
+            trio.run(main)
+            writer.close(60)
+            return Path(lines.name).read_text()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -219,3 +220,37 @@ def test_pod_that_leaves_keeps_its_open_direct_connections_and_they_are_logged(w
 
     log = world.run(test)
     assert "bytes_sent=2 " in log
+
+
+def test_service_of_two_local_pods_goes_to_both_while_both_are_its_endpoints(world: World) -> None:
+    joined = replace(world.of["guest"], services=world.of["server"].services)
+    second = world.lab.app(world.lab.pods[2])
+    second.call(apps.serve, PORT, "second")
+    answered: Counter[str] = Counter()
+
+    def ask(times: int = 40) -> set[str]:
+        found = world.client.call(apps.who_answers, world.to_service, times)
+        answered.update(found)
+        return set(found)
+
+    async def test(agent: Agent) -> None:
+        for change, expected in (
+            (update(joined), {"app", "second"}),
+            (update(replace(joined, healthy=False)), {"app"}),
+            (update(joined), {"app", "second"}),
+            (update(replace(world.of["server"], healthy=False)), {"second"}),
+            (update(world.of["server"]), {"app", "second"}),
+            (far(world), {"outbound"}),
+            (Update(removed_addresses=("Kubernetes//Pod/ns/far",)), {"app", "second"}),
+            (update(world.of["guest"]), {"app"}),
+        ):
+            await agent.apply(change)
+            assert ask() == expected
+
+    try:
+        lines = [line for line in world.run(test).splitlines() if 'direction="outbound"' in line]
+    finally:
+        second.close()
+        world.lab.forget_app(second)
+    assert answered["second"] == sum('dst.workload="guest"' in line for line in lines)
+    assert all('dst.service="web.ns.svc"' in line for line in lines if 'dst.workload="guest"' in line)

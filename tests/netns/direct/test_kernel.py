@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 
 import pytest
 
 from ebpf import bpf, direct, loader, maps
 from ebpf.capture import Capture
-from ebpf.pairs import RECORD, Backend, PairKey, What, decode_event
+from ebpf.pairs import RECORD, Backend, PairKey, Split, What, decode_event
 from tests.netns.capture import apps
 from tests.netns.capture.apps import MPTCP, Dial
 from tests.netns.capture.lab import Lab, wait_for
@@ -55,6 +56,45 @@ def test_closed_port_is_refused_as_without_a_mesh(bench: Bench, version: int) ->
     assert bench.client.call(apps.outcome, dial) == "ECONNREFUSED"
     (ended,) = bench.events(What.ENDED)
     assert (ended.established, ended.sent, ended.connection.accepted) == (False, 0, False)
+
+
+@versions
+def test_service_of_several_backends_is_spread_as_their_weights_say(bench: Bench, version: int) -> None:
+    """Of 400 draws with 3 in 4 for one backend, fewer than 240 or more than 360 come once in 10^11 times."""
+    key = PairKey(bench.source.slot, end(VIPS[version], 80))
+    ip = bench.own(version)[0]
+    other = 7080 + version
+    bench.server.call(apps.serve, other, "other")
+    choices = tuple((Backend(bench.target.slot, end(ip, port)), n) for port, n in ((PORT, 3), (other, 1)))
+    bench.capture.direct.set_pairs({key: Split(choices)})
+    dial = Dial((VIPS[version], 80))
+    answers = bench.client.call(apps.who_answers, dial, 400)
+    assert answers.keys() == {"app", "other"}
+    assert 240 <= answers["app"] <= 360
+    told = Counter(event.connection.ends.server.port for event in bench.events(*[What.ENDED] * 400))
+    assert told == {PORT: answers["app"], other: answers["other"]}
+    assert bench.capture.direct.audit() == 0
+    bench.capture.direct.set_pairs({key: choices[1][0]})
+    assert bench.client.call(apps.who_answers, dial, 20) == {"other": 20}
+    bench.capture.direct.set_pairs({key: Split(choices)})
+    bench.capture.direct.set_pairs({}, [key])
+    assert bench.client.call(apps.exchange, dial).tag == "outbound"
+    assert bench.capture.direct.pairs.keys() == bench.pairs().keys() - {key}
+    assert bench.capture.direct.audit() == 0
+
+
+@versions
+def test_backend_that_is_no_choice_any_more_before_the_syn_leaves_is_not_reached(
+    bench: Bench, version: int
+) -> None:
+    key, ip = PairKey(bench.source.slot, end(VIPS[version], 80)), bench.own(version)[0]
+    app, closed = (Backend(bench.target.slot, end(ip, port)) for port in (PORT, 9))
+    bench.client.call(apps.hold_deferred, "goes", Dial((VIPS[version], 80)))
+    bench.capture.direct.set_pairs({key: Split(((closed, 1), (closed, 2)))})
+    assert bench.client.call(apps.ask_held, "goes").tag == "outbound"
+    bench.client.call(apps.drop_held, "goes")
+    bench.capture.direct.set_pairs({key: Split(((app, 1), (app, 5)))})
+    assert bench.client.call(apps.who_answers, Dial((VIPS[version], 80)), 10) == {"app": 10}
 
 
 # What does not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebpf.pairs import Backend, Endpoint, PairKey
+from ebpf.pairs import Backend, Endpoint, PairKey, Split, Target, backends
 from hbone.connect import SocketAddress
 from tests.unit.state.builders import NODE, by_name, match, policy, service, snapshot, update, workload
 from ztunnel.decide.inbound import decide_inbound
 from ztunnel.decide.model import InboundConnection, OutboundConnection, Tunnel, Via
 from ztunnel.decide.outbound import decide_outbound
-from ztunnel.direct.plan import LocalPod, Plan, pairs_between
+from ztunnel.direct.between import LocalPod, pairs_between
+from ztunnel.direct.plan import Plan
 from ztunnel.state.model import HBONE_PORT, ApplicationTunnel, ApplicationTunnelProtocol, Service, Workload
 from ztunnel.state.policy import Policy
 from ztunnel.state.snapshot import Snapshot, Update
@@ -52,10 +54,10 @@ def test_only_pairs_of_pods_that_both_asked_are_accelerated() -> None:
         ends = (local(CLIENT, pods["client"]), local(SERVER, pods["server"]))
         plan.mark([end._replace(turbo=wants) for end, wants in zip(ends, turbo, strict=True)])
         plan.settle(known, 10)
-        assert {backend.turbo for backend in plan.pairs.values()} == {all(turbo)}
+        assert {b.turbo for target in plan.pairs.values() for b in backends(target)} == {all(turbo)}
 
 
-def planned(*resources: Workload | Service | Policy) -> dict[PairKey, Backend]:
+def planned(*resources: Workload | Service | Policy) -> dict[PairKey, Target]:
     """Pairs of the pods `client` and `server`."""
     known = snapshot(*resources)
     pods = {w.name: w for w in known.workloads()}
@@ -207,9 +209,10 @@ def enrolled(known: Snapshot) -> list[LocalPod]:
 
 def assert_all_allowed(plan: Plan, known: Snapshot, draws: list[float]) -> None:
     pods = {pod.slot: pod for pod in enrolled(known)}
-    for key, backend in plan.pairs.items():
-        source, target = pods[key.slot].workload, pods[backend.slot].workload
-        assert target.waypoint is None or known.service_at("", key.asked.ip, "ns") is not None
+    for key, answer in plan.pairs.items():
+        source, targets = pods[key.slot].workload, {each.slot: each for each in backends(answer)}
+        of_service = known.service_at("", key.asked.ip, "ns") is not None
+        assert of_service or all(pods[slot].workload.waypoint is None for slot in targets)
         for client_ip in source.addresses:
             if client_ip.version != key.asked.ip.version:
                 continue
@@ -218,10 +221,15 @@ def assert_all_allowed(plan: Plan, known: Snapshot, draws: list[float]) -> None:
                 out = decide_outbound(OutboundConnection(source, "", peer, asked_address), known, draw)
                 assert isinstance(out.action, Tunnel)
                 assert out.route == "direct"
-                assert out.action.hop.uid == target.uid
-                assert out.action.authority == str(SocketAddress(*backend.address))
+                (slot,) = (slot for slot in targets if pods[slot].workload.uid == out.action.hop.uid)
+                assert out.action.authority == str(SocketAddress(*targets[slot].address))
                 arriving = InboundConnection(
-                    target, Via.HBONE, peer, out.action.destination, source.identity, out.action.authority
+                    pods[slot].workload,
+                    Via.HBONE,
+                    peer,
+                    out.action.destination,
+                    source.identity,
+                    out.action.authority,
                 )
                 assert decide_inbound(arriving, known).allowed
 
@@ -240,7 +248,7 @@ def test_every_pair_is_allowed_by_both_decisions(mesh: list[Any], draws: list[fl
 def test_following_changes_comes_to_the_same_as_starting_anew(steps: list[list[Any]], sliced: bool) -> None:
     known = Snapshot.empty(NODE)
     plan = Plan("")
-    kernel: dict[PairKey, Backend] = {}
+    kernel: dict[PairKey, Target] = {}
     for mesh in steps:
         gone = tuple(each.key for each in known.policies())
         change = replace(update(*mesh), removed_policies=gone)
@@ -269,3 +277,175 @@ def test_updates_that_concern_no_pair_change_nothing() -> None:
     known, changes = known.apply(Update(workloads=(other,)))
     assert plan.mark(pods, changes) == {}
     assert plan.doubtful == 0
+
+
+# Services with several endpoints
+
+
+def second(**fields: Any) -> Workload:
+    fields = {"services": {WEB: {80: 8080}}, "node": NODE} | fields
+    return workload("second", "10.0.0.3", "fd00::3", account="second", **fields)
+
+
+SECOND = 3
+
+
+def split_plan(*resources: Workload | Service | Policy, enrolled: Iterable[str] = ()) -> Plan:
+    """Of the pods `client`, `server` and `second`, or of those named."""
+    known = snapshot(*resources)
+    slots = {"client": CLIENT, "server": SERVER, "second": SECOND}
+    plan = Plan("")
+    plan.mark([local(slots[w.name], w) for w in known.workloads() if w.name in (tuple(enrolled) or slots)])
+    plan.settle(known, 100)
+    return plan
+
+
+def to_service(plan: Plan, ip: str = VIP) -> Target | None:
+    return plan.pairs.get(PairKey(CLIENT, Endpoint(ip_address(ip), 80)))
+
+
+def both_backends(weights: tuple[int, int] = (1, 1)) -> set[tuple[Backend, int]]:
+    ends = {SERVER: "10.0.0.2", SECOND: "10.0.0.3"}
+    return {
+        (Backend(slot, Endpoint(ip_address(ip), 8080)), weight)
+        for (slot, ip), weight in zip(ends.items(), weights, strict=True)
+    }
+
+
+def test_service_with_several_local_endpoints_is_split_among_them() -> None:
+    plan = split_plan(client(), server(), second(), web())
+    target = to_service(plan)
+    assert isinstance(target, Split)
+    assert set(target.choices) == both_backends()
+    assert isinstance(to_service(plan, VIP6), Split)
+
+
+def test_endpoints_are_chosen_as_often_as_the_balancer_would() -> None:
+    plan = split_plan(client(), server(capacity=3), second(capacity=1), web())
+    target = to_service(plan)
+    assert isinstance(target, Split)
+    assert set(target.choices) == both_backends((3, 1))
+    drained = to_service(split_plan(client(), server(capacity=0), second(), web()))
+    assert drained == Backend(SECOND, Endpoint(ip_address("10.0.0.3"), 8080))
+
+
+def test_endpoint_that_is_not_healthy_is_not_among_them() -> None:
+    target = to_service(split_plan(client(), server(healthy=False), second(), web()))
+    assert target == Backend(SECOND, Endpoint(ip_address("10.0.0.3"), 8080))
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        (server(), second(node="elsewhere")),
+        (server(), second(hbone=False)),
+        (server(), second(application_tunnel=ApplicationTunnel(ApplicationTunnelProtocol.NONE, 9090))),
+        (server(), second(authorization_policies=("ns/missing",))),
+    ],
+)
+def test_one_endpoint_that_is_not_for_the_kernel_leaves_the_service_to_the_proxy(resources: Any) -> None:
+    enrolled = ["client", "server", *(w.name for w in resources if w.node == NODE and w.name == "second")]
+    plan = split_plan(client(), *resources, web(), enrolled=enrolled)
+    assert to_service(plan) is None
+    assert PairKey(CLIENT, Endpoint(ip_address("10.0.0.2"), 8080)) in plan.pairs
+
+
+def test_pod_that_serves_what_it_asks_for_is_left_to_the_proxy() -> None:
+    plan = split_plan(client(services={WEB: {80: 8080}}), server(), second(), web())
+    assert to_service(plan) is None
+
+
+def test_endpoints_that_come_go_and_fall_ill_are_followed() -> None:
+    known = snapshot(client(), server(), second(), web())
+    pods = {
+        w.name: local({"client": CLIENT, "server": SERVER, "second": SECOND}[w.name], w)
+        for w in known.workloads()
+    }
+    plan = Plan("")
+    plan.follow(pods.values(), None, known)
+    assert isinstance(to_service(plan), Split)
+    one = Backend(SECOND, Endpoint(ip_address("10.0.0.3"), 8080))
+
+    def change(*resources: Workload | Service | Policy) -> None:
+        nonlocal known
+        known, changes = known.apply(update(*resources))
+        for w in known.workloads():
+            if w.name in pods:
+                pods[w.name] = pods[w.name]._replace(workload=w)
+        difference = plan.follow(pods.values(), changes, known)
+        fresh = Plan("")
+        fresh.follow(pods.values(), None, known)
+        assert plan.pairs == fresh.pairs
+        assert difference.added.keys() <= plan.pairs.keys()
+
+    change(server(healthy=False))
+    assert to_service(plan) == one
+    change(server())
+    assert isinstance(to_service(plan), Split)
+    change(server(services={}))
+    assert to_service(plan) == one
+    change(server())
+    change(workload("far", "10.0.1.1", services={WEB: {80: 8080}}, node="elsewhere"))
+    assert to_service(plan) is None
+
+
+def test_pods_of_the_service_that_enrol_and_leave_are_followed() -> None:
+    known = snapshot(client(), server(), second(), web())
+    pods = {
+        w.name: local({"client": CLIENT, "server": SERVER, "second": SECOND}[w.name], w)
+        for w in known.workloads()
+    }
+    plan = Plan("")
+    for names, is_split in (
+        (("client", "second"), False),
+        (("client", "server", "second"), True),
+        (("client", "server"), False),
+        (("client", "server", "second"), True),
+    ):
+        plan.follow([pods[name] for name in names], None, known)
+        assert isinstance(to_service(plan), Split) is is_split
+        fresh = Plan("")
+        fresh.follow([pods[name] for name in names], None, known)
+        assert plan.pairs == fresh.pairs
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=6))
+def test_shares_are_those_of_the_balancer(capacities: list[int]) -> None:
+    """Counted over draws that cover everything."""
+    pods = [
+        workload(
+            f"p{n}",
+            f"10.0.2.{n + 1}",
+            account="server",
+            node=NODE,
+            services={WEB: {80: 8080}},
+            capacity=capacity,
+        )
+        for n, capacity in enumerate(capacities)
+    ]
+    known = snapshot(client(), *pods, web())
+    plan = Plan("")
+    slots = {w.name: index for index, w in enumerate([client(), *pods], CLIENT)}
+    plan.mark([local(slots[w.name], w) for w in known.workloads()])
+    plan.settle(known, 100)
+    target = to_service(plan)
+    total = sum(capacities)
+    if not total:
+        assert target is None
+        return
+    assert target is not None
+    asking = OutboundConnection(
+        known.workload(client().uid),
+        "",
+        SocketAddress(ip_address("10.0.0.1"), 1),
+        SocketAddress(ip_address(VIP), 80),
+    )  # type: ignore[arg-type]
+    chosen = Counter(
+        verdict.action.hop.name
+        for draw in range(total)
+        if isinstance((verdict := decide_outbound(asking, known, (draw + 0.5) / total)).action, Tunnel)
+    )
+    choices = target.choices if isinstance(target, Split) else ((target, total),)
+    assert {backend.slot: weight for backend, weight in choices} == {
+        slots[n]: count for n, count in chosen.items()
+    }
