@@ -20,7 +20,7 @@ from ztunnel.enrol.zds import ZdsClient
 from ztunnel.logs import fields
 
 if TYPE_CHECKING:
-    from istiodlite.kube import Access
+    from istiodlite.kube import Access, KubeClient
     from ztunnel.enrol.discovery import Discovery
 
 __all__ = ["EnrolError", "PodSource"]
@@ -81,12 +81,11 @@ class PodSource:
 
     async def _discover(self) -> None:
         """Until a CNI agent turns up, where that may be."""
-        # The HTTP client costs several MiB that an agent under a CNI agent never needs.
-        from istiodlite.kube import KubeClient
+        # With the HTTP client: several MiB that an agent under a CNI agent never needs.
         from ztunnel.enrol.discovery import Discovery
 
         config = self._config
-        async with KubeClient(self._access(), "ztunnel") as client, trio.open_nursery() as nursery:
+        async with self._client() as client, trio.open_nursery() as nursery:
             self.discovery = Discovery(
                 client,
                 config.node_name,
@@ -106,10 +105,15 @@ class PodSource:
         self._take(found)
 
     def _access(self) -> Access:
-        from istiodlite.kube import AccessError, find_access
+        from istiodlite.kube import find_access
+
+        return find_access(None, "", self._environ)
+
+    def _client(self) -> KubeClient:
+        from istiodlite.kube import AccessError, KubeClient
 
         try:
-            return find_access(None, "", self._environ)
+            return KubeClient(self._access(), "ztunnel")
         except AccessError as error:
             advice = str(error).replace("use --kubeconfig FILE", "set KUBECONFIG=FILE")
             raise EnrolError(f"AMBIENT_ENROL: {advice}") from None

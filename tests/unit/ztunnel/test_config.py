@@ -36,6 +36,8 @@ def test_a_missing_node_name_is_one_line_that_says_what_it_is() -> None:
         ("XDS_ADDRESS", "https://istiod:99999"),
         ("LOG_FORMAT", "xml"),
         ("AMBIENT_EXEMPT_INBOUND_PORTS", "22,http"),
+        ("AMBIENT_ENROL", "cni"),
+        ("AMBIENT_POD_STATUS", "maybe"),
         ("ISTIO_METAJSON_LABELS", "{"),
     ],
 )

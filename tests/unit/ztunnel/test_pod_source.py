@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from istiodlite.kube import Access
+from istiodlite.kube.access import Pem
 from tests.unit.istiodlite.kube.apiserver import ApiServer, until
 from ztunnel.config import load
 from ztunnel.enrol.choice import Source
@@ -79,6 +80,17 @@ async def test_without_credentials_it_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(
         EnrolError, match=r"AMBIENT_ENROL: no cluster: not in a pod, and .*; set KUBECONFIG=FILE"
     ):
+        await source.run()
+
+
+@pytest.mark.trio
+async def test_a_ca_that_is_none_is_said(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    ca.write_text("none")
+    config = load({"NODE_NAME": "n1", "AMBIENT_ENROL": "kubernetes"})
+    source = InCluster(config, Listening(), lambda: False, {})  # type: ignore[arg-type]
+    source.access = Access("https://127.0.0.1:1", authority=Pem(ca), origin="the pod's service account")
+    with pytest.raises(EnrolError, match="service account: the CA is not a PEM certificate; correct it"):
         await source.run()
 
 
