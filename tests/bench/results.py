@@ -63,6 +63,15 @@ class Samples:
     def fail(self, variant: str, reason: str) -> None:
         self.failed.setdefault(variant, []).append(reason)
 
+    def copy(self, variant: str, other: Samples) -> None:
+        """Take over what another row has of this variant."""
+        if variant in other.good:
+            self.good[variant] = list(other.good[variant])
+        if variant in other.failed:
+            self.failed[variant] = list(other.failed[variant])
+        if variant in other.absent:
+            self.absent[variant] = other.absent[variant]
+
 
 def median(values: Iterable[float | None]) -> float | None:
     """The median of the values that are there; None if there are none."""

@@ -77,18 +77,23 @@ def run(
     plan: Plan,
     progress: Callable[[str], None] = say,
     figure: Callable[..., Mapping[str, Sample]] = once,
+    twin: Callable[[str, str], str | None] = lambda case, variant: None,
 ) -> list[tuple[Row, Samples]]:
     """All samples of a group. A round that fails is recorded with its reason and does not end the run.
 
-    `figure` takes one, called as `once` is.
+    `figure` takes one, called as `once` is. `twin(case, variant)`: another case in which this variant does just the
+    same; its figures count for both, if it is measured.
     """
     by_name = {case.name: case for case in cases}
+    twins = {(case, variant): twin(case, variant) for case in by_name for variant in variants}
     samples = {row.case: Samples() for case in cases for row in case.rows}
     checked: set[str] = set()
     steps = list(schedule(list(by_name), list(variants), plan.rounds))
     start = time.monotonic()
     for position, (turn, name, variant) in enumerate(steps, 1):
         case = by_name[name]
+        if twins[name, variant] in by_name:
+            continue
         if reason := variants[variant].meaningless(case):
             for row in case.rows:
                 samples[row.case].absent[variant] = reason
@@ -107,4 +112,8 @@ def run(
         for row in case.rows:
             samples[row.case].add(variant, got[row.case])
         progress(f"{where}: " + "; ".join(describe(row, got[row.case]) for row in case.rows))
+    for (name, variant), other in twins.items():
+        if other in by_name:
+            for row, same in zip(by_name[name].rows, by_name[other].rows, strict=True):
+                samples[row.case].copy(variant, samples[same.case])
     return [(row, samples[row.case]) for case in cases for row in case.rows]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import rounds
-from tests.bench.capture.cases import capture_cases
+from tests.bench.capture.cases import DIRECT, TURBO, capture_cases
 from tests.bench.capture.pods import Pods
 from tests.bench.capture.session import figure_in
-from tests.bench.capture.variants import capture_variants
+from tests.bench.capture.variants import PROXIES, capture_variants
 from tests.bench.hbone import chosen, testbed
 from tests.bench.machine import facts
 from tests.bench.native import BuildError
@@ -28,6 +28,12 @@ def _variants(names: str | None) -> list[str]:
     return wanted
 
 
+def twin(case: str, variant: str) -> str | None:
+    """Only ours is accelerated: for proxies a row of acceleration is that of the direct path."""
+    same = case.startswith(TURBO) and variant in PROXIES
+    return case.replace(TURBO, DIRECT) if same else None
+
+
 def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """The cost of capture, and two pods of one node: direct, through proxies, and without a mesh."""
     cases = chosen(capture_cases(), options.cases)
@@ -42,7 +48,7 @@ def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str
         testbed(options, Path(work)) as bed,
         Pods(first=options.first) as pods,
     ):
-        measured = rounds.run(bed, cases, variants, plan, figure=figure_in(pods))
+        measured = rounds.run(bed, cases, variants, plan, figure=figure_in(pods), twin=twin)
     versions = {name: said for name, variant in variants.items() if (said := variant.version())}
     machine = facts(root, versions) | {"openssl": engine_openssl(bed.environment)}
     method = {
@@ -54,6 +60,6 @@ def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str
         "capture rows": "in one pod, to a listener that accepts; latency of capture-connect: connect() alone",
         "redirect": "nft NAT REDIRECT and connection marks, the rules of Istio's CNI plugin",
         "ours in same-node rows": "direct path of the kernel, accelerated in turbo rows; the agent, on another CPU, makes flows, metrics and log lines of every connection",
-        "proxy, envoy, ztunnel": "a process in each pod, nothing captured",
+        "proxy, envoy, ztunnel": "a process in each pod, nothing captured; turbo rows repeat their figures of direct rows",
     }
     return document("capture", machine, method, measured, list(variants), absent)

@@ -22,6 +22,7 @@ from tests.bench.testbed import SERVER_ADDRESS, Session
 from tests.bench.variants import Envoy, Ours, RustZtunnel, Variant
 
 ELSEWHERE = "10.96.0.20:80"
+PROXIES = ("proxy", "envoy-c1", "ztunnel")
 
 # What Istio's CNI plugin sets up in a pod for outbound traffic, in nft's words.
 _REDIRECT = """

@@ -1,14 +1,21 @@
 """The order of measurements, and the meaning of the options."""
 
+from typing import cast
+
 import pytest
 
+from tests.bench import rounds
 from tests.bench.__main__ import parser, pinned_cpu
 from tests.bench.capture.cases import capture_cases
-from tests.bench.cases import hbone_cases
+from tests.bench.capture.group import twin
+from tests.bench.capture.variants import PROXIES, capture_variants
+from tests.bench.cases import Case, hbone_cases
 from tests.bench.hbone import choose_cases, choose_variants
 from tests.bench.native import BuildError
-from tests.bench.rounds import schedule
-from tests.bench.testbed import settled
+from tests.bench.results import Row, Sample, Samples
+from tests.bench.rounds import Plan, schedule
+from tests.bench.testbed import MeasurementError, Session, Testbed, settled
+from tests.bench.variants import Variant
 
 ROWS = [
     "bulk-up-1",
@@ -36,6 +43,60 @@ def test_variants_of_a_case_follow_each_other_and_the_order_turns_round() -> Non
         (0, "a", "x"), (0, "a", "y"), (0, "b", "y"), (0, "b", "x"),
         (1, "a", "y"), (1, "a", "x"), (1, "b", "x"), (1, "b", "y"),
     ]  # fmt: skip
+
+
+class Instant(Variant):
+    """A variant that nothing has to be started for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, session: Session, case: Case) -> None:
+        pass
+
+
+def test_variant_that_does_the_same_in_two_cases_is_measured_in_one_and_counts_for_both() -> None:
+    measured: list[tuple[str, str]] = []
+
+    def figure(_bed: object, case: Case, variant: Variant, *_: object, **__: object) -> dict[str, Sample]:
+        measured.append((case.name, variant.name))
+        if (case.name, variant.name, len(measured)) == ("a", "peer", 2):
+            raise MeasurementError("it did not start")
+        return {case.name: Sample(float(len(measured)))}
+
+    def cases(*names: str) -> list[Case]:
+        return [Case((Row(name, "n", "higher"),), lambda *_: {}) for name in names]
+
+    def run(*names: str) -> dict[str, Samples]:
+        measured.clear()
+        variants = {name: Instant(name) for name in ("ours", "peer")}
+        found = rounds.run(
+            cast(Testbed, None), cases(*names), variants, Plan(2, 1.0, None), lambda _: None, figure,
+            lambda case, variant: "a" if (case, variant) == ("b", "peer") else None,
+        )  # fmt: skip
+        return {row.case: samples for row, samples in found}
+
+    both = run("a", "b")
+    assert measured == [
+        ("a", "ours"),
+        ("a", "peer"),
+        ("b", "ours"),
+        ("a", "peer"),
+        ("a", "ours"),
+        ("b", "ours"),
+    ]
+    assert both["b"].good["peer"] == both["a"].good["peer"] == [Sample(4.0)]
+    assert both["b"].failed["peer"] == both["a"].failed["peer"] == ["round 1: it did not start"]
+    run("b")
+    assert measured == [("b", "ours"), ("b", "peer"), ("b", "peer"), ("b", "ours")]
+
+
+def test_proxies_are_measured_once_for_direct_and_accelerated_rows() -> None:
+    assert twin("same-node-turbo-rr-1", "ztunnel") == "same-node-direct-rr-1"
+    assert twin("same-node-turbo-rr-1", "none") is None
+    assert twin("same-node-turbo-rr-1", "ours") is None
+    assert twin("same-node-direct-rr-1", "ztunnel") is None
+    assert set(PROXIES) < capture_variants().keys()
 
 
 def test_group_hbone_has_exactly_the_agreed_rows() -> None:
