@@ -1,4 +1,4 @@
-"""Makes the agent's parts of its settings. Each function stands alone; `app` connects what they make."""
+"""Makes the agent's parts of its settings. Each function stands alone; `agent` connects what they make."""
 
 from __future__ import annotations
 

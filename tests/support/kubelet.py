@@ -55,24 +55,27 @@ class Sandbox:
     cgroup: Path
     netns: Path
     address: str
+    address6: str
     pause: subprocess.Popen[str]
     others: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, code: str, *arguments: str, netns: Path | None = None) -> subprocess.Popen[str]:
         """A container's process, with a cgroup of its own; it has printed its first line. `netns`: another network."""
-        place = self.cgroup / f"cri-containerd-{secrets.token_hex(32)}.scope"
-        place.mkdir()
+        place = self._container()
         process = start(in_place(place, netns or self.netns, sys.executable, "-u", "-c", code, *arguments))
         self.others.append(process)
         return process
 
     def ask(self, code: str, *arguments: str) -> str:
         """What a short-lived process of the pod prints."""
-        place = self.cgroup / f"cri-containerd-{secrets.token_hex(32)}.scope"
-        place.mkdir()
-        command = in_place(place, self.netns, sys.executable, "-c", code, *arguments)
+        command = in_place(self._container(), self.netns, sys.executable, "-c", code, *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return (done.stdout + done.stderr).strip()
+
+    def _container(self) -> Path:
+        place = self.cgroup / f"cri-containerd-{secrets.token_hex(32)}.scope"
+        place.mkdir()
+        return place
 
     def end(self) -> None:
         """Every process ends, then the network goes."""
@@ -110,14 +113,14 @@ class Kubelet:
         cgroup = self.pod_cgroup(uid, driver)
         scope = cgroup / f"cri-containerd-{secrets.token_hex(32)}.scope"
         scope.mkdir(parents=True)
-        netns, address = self._network()
+        netns, address, address6 = self._network()
         place = None if host_network else netns
         pause = start(in_place(scope, place, sys.executable, "-c", READY))
-        made = Sandbox(uid, cgroup, netns, address, pause)
+        made = Sandbox(uid, cgroup, netns, address, address6, pause)
         self._sandboxes.append(made)
         return made
 
-    def _network(self) -> tuple[Path, str]:
+    def _network(self) -> tuple[Path, str, str]:
         self._count += 1
         name, port = f"{self._prefix}-{self._count}", f"p{self._count}"
         address, six = f"10.93.0.{self._count}", f"fd93::{self._count}"
@@ -133,7 +136,7 @@ class Kubelet:
             ip("-n", self._router, family, "route", "add", own, "dev", port)
             ip("-n", name, family, "route", "add", gateway, "dev", "eth0")
             ip("-n", name, family, "route", "add", "default", "via", gateway, "dev", "eth0")
-        return NETNS / name, address
+        return NETNS / name, address, six
 
     def stop(self, sandbox: Sandbox) -> None:
         """The pod is gone from the node, its cgroup too unless a sandbox made anew uses it."""
