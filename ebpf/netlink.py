@@ -34,6 +34,7 @@ DELETE_RULE: Final = 33
 GET_RULE: Final = 34
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_DST, _TYPE_AT, _RTN_LOCAL = 1, 7, 2
 _LARGEST: Final = 1 << 16  # the kernel sends at most half of it in one datagram
 _AT_ONCE: Final = 64  # complaints about so many requests fit the socket's receive buffer
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
@@ -144,6 +145,14 @@ class Netlink:
     def dump(self, message: int, body: bytes) -> list[bytes]:
         """All objects of a kind: message bodies."""
         return list(self._request(message, _DUMP, body))
+
+    def is_local(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether packets to it would be delivered here. OSError if they would go nowhere."""
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        wanted = struct.pack("=8BI", family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        wanted += attribute(_RTA_DST, address.packed)
+        (route, *_) = self._request(GET_ROUTE, _ACK, wanted)
+        return route[_TYPE_AT] == _RTN_LOCAL
 
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """All addresses of global scope, IPv4 first."""
