@@ -87,7 +87,7 @@ def make_engine(options: argparse.Namespace) -> tuple[Engine, int]:
         "workers": options.workers or min(2, len(os.sched_getaffinity(0))),
         "event_hold": EVENT_HOLD,
         "ipsec_mb": not options.no_ipsec_mb,
-        "max_sessions": load({"NODE_NAME": NODE}).tls_sessions,
+        "max_sessions": options.sessions,
     }
     engine = (
         # Kept verdicts would not pass by `connect_tunnel`, and what counts here is the tunnel.
@@ -244,6 +244,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="engine threads; default: as the node agent")
     parser.add_argument("--no-ipsec-mb", action="store_true", help="OpenSSL protects the records")
     parser.add_argument("--cold", action="store_true", help="a tunnel for each connection")
+    usual = load({"NODE_NAME": NODE}).tls_sessions
+    parser.add_argument(
+        "--sessions", type=int, default=usual, help="TLS sessions kept; default: as the node agent"
+    )
     trio.run(serve, parser.parse_args())
 
 

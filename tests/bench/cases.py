@@ -11,6 +11,7 @@ from tests.bench.results import Row, Sample
 from tests.bench.testbed import MeasurementError, Rig
 
 IDLE_CONNECTIONS = 10_000
+SESSIONS = 64
 LEAD_S = 0.4  # the bulk flow of `mixed` is at full speed by then
 
 
@@ -20,7 +21,8 @@ class Case:
 
     pinned: all processes share one CPU, because on few virtual CPUs the time an idle one takes to wake up, which
     depends on the neighbours, is otherwise most of what a small message takes.
-    cold: the variant pools nothing. one_tunnel: all connections have to share a tunnel. of_memory: about resident
+    cold: the variant pools nothing. sessions: how many TLS sessions a client
+    may keep to resume them; None: as many as it does by itself. one_tunnel: all connections have to share a tunnel. of_memory: about resident
     memory. workers: about so many threads of ours, and of nobody else.
     """
 
@@ -28,6 +30,7 @@ class Case:
     measure: Callable[[Rig, float], Mapping[str, Sample]]
     pinned: bool = False
     cold: bool = False
+    sessions: int | None = None
     one_tunnel: bool = False
     of_memory: bool = False
     workers: int | None = None
@@ -64,7 +67,15 @@ def scaling(workers: int) -> Case:
     return Case((row,), measure, workers=workers)
 
 
-def rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold: bool = False) -> Case:
+def rate(
+    case: str,
+    unit: str,
+    options: tuple[str, ...],
+    *,
+    settle: bool,
+    cold: bool = False,
+    sessions: int | None = None,
+) -> Case:
     """How many `unit`s a second the load with these options completes, with their latency."""
     row = Row(case, f"{unit}/s", "higher", unit)
 
@@ -77,7 +88,7 @@ def rate(case: str, unit: str, options: tuple[str, ...], *, settle: bool, cold: 
         cpu = cost.proxy_cpu_s / got["count"] if rig.proxies else None
         return {case: Sample(got["per_s"], cpu, got["p50_us"], got["p99_us"], foreign_cpu=cost.foreign_cpu)}
 
-    return Case((row,), measure, pinned=True, cold=cold)
+    return Case((row,), measure, pinned=True, cold=cold, sessions=sessions)
 
 
 def exchange(conns: int, size: int, name: str) -> Case:
@@ -87,10 +98,10 @@ def exchange(conns: int, size: int, name: str) -> Case:
     )
 
 
-def connections(*, cold: bool) -> Case:
+def connections(name: str, *, cold: bool, sessions: int | None = None) -> Case:
     """New connections, 16 at once, one 64-byte round trip each. Warm: a tunnel stands; cold: each needs a handshake."""
-    name = "conn-cold" if cold else "conn-warm"
-    return rate(name, "connection", ("conns", "--conns", "16", "--size", "64"), settle=True, cold=cold)
+    options = ("conns", "--conns", "16", "--size", "64")
+    return rate(name, "connection", options, settle=True, cold=cold, sessions=sessions)
 
 
 def mixed() -> Case:
@@ -146,8 +157,10 @@ def hbone_cases() -> list[Case]:
         exchange(32, 64, "64b"),
         exchange(256, 64, "64b"),
         exchange(32, 1024, "1k"),
-        connections(cold=False),
-        connections(cold=True),
+        connections("conn-warm", cold=False),
+        connections("conn-cold", cold=True),
+        connections("conn-cold-sessions", cold=True, sessions=SESSIONS),
+        connections("conn-cold-full", cold=True, sessions=0),
         mixed(),
         scaling(1),
         scaling(2),

@@ -82,5 +82,8 @@ def run_hbone(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, 
         "congestion control": "reno",
         "ours": "decisions, metrics, flow records and access log of the agent; no capture, no client source address",
         "Envoy": "an access log, no policy",
+        "conn-cold": "a tunnel for each connection, as each proxy comes: ours and Envoy resume TLS sessions (Envoy keeps "
+        "one, so that of 16 at once few resume), ztunnel does not; -sessions: Envoy keeps as many as ours; "
+        "-full: nobody resumes",
     }
     return results.document("hbone", machine, method, measured, list(variants), absent)

@@ -202,7 +202,7 @@ def mesh_cases() -> list[Case]:
         bulk("down", 1),
         exchange(1, 64, "64b"),
         exchange(32, 64, "64b"),
-        connections(cold=False),
+        connections("conn-warm", cold=False),
     ]
 
 

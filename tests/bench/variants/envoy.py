@@ -89,8 +89,8 @@ def _bootstrap(listener: Json, cluster: Json) -> Json:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def outbound(tls: Json, *, cold: bool) -> Json:
-    """Plain TCP in, CONNECT out. `cold`: a tunnel serves one request and is closed."""
+def outbound(tls: Json, *, cold: bool, sessions: int | None) -> Json:
+    """Plain TCP in, CONNECT out. `cold`: a tunnel serves one request and is closed. `sessions`: as in `Case`."""
     protocol: Json = {"explicit_http_config": {"http2_protocol_options": {"allow_connect": True, **_WINDOWS}}}
     if cold:
         protocol["common_http_protocol_options"] = {"max_requests_per_connection": 1}
@@ -102,7 +102,11 @@ def outbound(tls: Json, *, cold: bool) -> Json:
     }
     hbone["transport_socket"] = {
         "name": "tls",
-        "typed_config": _typed("transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=tls),
+        "typed_config": _typed(
+            "transport_sockets.tls.v3.UpstreamTlsContext",
+            common_tls_context=tls,
+            **({} if sessions is None else {"max_session_keys": sessions}),
+        ),
     }
     proxy = _typed(
         "filters.network.tcp_proxy.v3.TcpProxy",
@@ -184,7 +188,9 @@ class Envoy(Variant):
         server_tls = _tls(files.server_chain, files.server_key, files.roots, CLIENT_ID)
         client_tls = _tls(files.client_chain, files.client_key, files.roots, SERVER_ID)
         self._spawn(session, "inbound", inbound(server_tls), HBONE_PORT)
-        self._spawn(session, "outbound", outbound(client_tls, cold=case.cold), ENTRY_PORT)
+        self._spawn(
+            session, "outbound", outbound(client_tls, cold=case.cold, sessions=case.sessions), ENTRY_PORT
+        )
 
     def _spawn(self, session: Session, side: str, configuration: Json, port: int) -> None:
         path = session.bed.work / f"envoy-{side}.json"

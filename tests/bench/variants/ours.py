@@ -51,6 +51,8 @@ class Ours(Variant):
             common.append("--no-ipsec-mb")
         if case.cold:
             common.append("--cold")
+        if case.sessions is not None:
+            common += ["--sessions", str(case.sessions)]
         service = f"{VIRTUAL_IP}:{SERVICE_PORT}"
         inbound = ["--listen", HBONE_ADDRESS, "--chain", str(files.server_chain)]
         inbound += ["--key", str(files.server_key)]

@@ -28,6 +28,8 @@ ROWS = [
     "rr-32-1k",
     "conn-warm",
     "conn-cold",
+    "conn-cold-sessions",
+    "conn-cold-full",
     "mixed",
     "scale-1",
     "scale-2",
