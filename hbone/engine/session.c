@@ -145,9 +145,12 @@ static bool put(struct sessions *s, struct entry *e, SSL_SESSION *session, const
     return true;
 }
 
+/* Not time(): that one may still tell the last second when OpenSSL has just noted the new one. */
 static int64_t now(void)
 {
-    return (int64_t)time(NULL);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec;
 }
 
 /* The lists of today and the clock allow both certificates, and it is not too long ago that the peer showed its key. */
