@@ -24,7 +24,8 @@ __all__ = ["Finder", "Found", "Witnesses", "places"]
 _DEPTH: Final = 5
 _EACH: Final = 16
 """Processes of one cgroup that are looked at: all of a container are in one network unless it plays with them."""
-_AGAIN: Final = 2.0
+_AGAIN: Final = 0.5
+"""Seconds between walks over all directories, while a pod is not among those of known parents."""
 _OUTSIDE: Final = Undecided("its processes cannot be seen from here; the agent's pod needs hostPID: true")
 _FORBIDDEN: Final = Undecided(
     "its processes may not be looked at; grant the agent SYS_PTRACE and an unconfined AppArmor profile"

@@ -23,7 +23,7 @@ __all__ = ["SETTLE", "Member", "Roster"]
 
 SETTLE: Final = 10.0
 """Seconds that a list waits for pods which have an address and whose network is not found."""
-_EAGER, _PATIENT, _EAGER_FOR = 0.05, 1.0, 60.0
+_EAGER, _PATIENT, _EAGER_FOR = 0.02, 1.0, 60.0
 
 
 @dataclass(slots=True, eq=False)

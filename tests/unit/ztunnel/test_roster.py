@@ -82,7 +82,7 @@ def test_a_pod_without_network_is_looked_for_again_soon_and_after_a_minute_less_
     assert node.look() == {UID}
     node.roster.not_found(UID, "it has no cgroup yet", node.now)
     assert node.look() == set()
-    assert node.roster.due(node.now) == pytest.approx(node.now + 0.05)
+    assert node.roster.due(node.now) == pytest.approx(node.now + 0.02)
     assert node.roster.waiting() == {"shop/web": "it has no cgroup yet"}
     node.now += 61
     assert node.look() == {UID}
