@@ -15,7 +15,15 @@ from istiodlite.objects import (
     ServiceEntry,
     WorkloadEntry,
 )
-from istiodlite.registry import authorization, networks, peer_authentication, services, visibility, workloads
+from istiodlite.registry import (
+    authorization,
+    networks,
+    peer_authentication,
+    services,
+    unbound,
+    visibility,
+    workloads,
+)
 from istiodlite.registry.config import MeshConfig
 from istiodlite.registry.dependencies import Dependencies, Parts, Token
 from istiodlite.registry.resource import Condition, Resource
@@ -151,6 +159,7 @@ def _convert(
         made = list(services.entry_services(view, obj))
         found = [resource for resource, _ in made]
         conditions = [attachment.condition(key) for _, attachment in made[:1]]
+        conditions += [unbound.condition(key, obj, attachment) for _, attachment in made[:1]]
         seen = view.entry_visibility(key.namespace)
         conditions.append(visibility.condition(key, view.config.entry_visibility, seen))
         return [*found, *workloads.service_entry_workloads(view, obj)], conditions

@@ -17,7 +17,9 @@ PLURALS: Mapping[str, tuple[str, str]] = {
     "AuthorizationPolicy": ("apis/security.istio.io/v1", "authorizationpolicies"),
 }
 """Kinds whose status we write: where the API server has them. Pods are left out: the kubelet writes theirs."""
-OWNED = frozenset({"istio.io/WaypointBound", "istio.io/VisibilityApplied", "ZtunnelAccepted"})
+OWNED = frozenset(
+    {"istio.io/WaypointBound", "istio.io/WaypointMissing", "istio.io/VisibilityApplied", "ZtunnelAccepted"}
+)
 """Condition types that are ours to add, change and remove."""
 
 

@@ -45,6 +45,19 @@ VARIANTS: list[list[str]] = [
         "kind: WorkloadEntry\nmetadata: {name: vm, namespace: shop, labels: {app: web}}\nspec: {address: 10.9.9.9}"
     ],
     [
+        "kind: WorkloadEntry\nmetadata: {name: far, namespace: shop}\nspec: {address: 10.9.9.8, network: east}",
+        "kind: WorkloadEntry\nmetadata: {name: far, namespace: shop}\nspec: {address: 10.9.9.8, network: n}",
+    ],
+    [
+        "kind: Gateway\nmetadata: {name: out, namespace: shop, labels: {topology.istio.io/network: east}}\n"
+        "spec: {gatewayClassName: istio-remote, listeners: [{name: m, port: 15008, protocol: HBONE}]}\n"
+        "status: {addresses: [{value: 192.0.2.3}]}",
+        "kind: Gateway\nmetadata: {name: out, namespace: shop, labels: {topology.istio.io/network: n}}\n"
+        "spec: {gatewayClassName: istio-remote, listeners: [{name: m, port: 15008, protocol: HBONE}]}\n"
+        "status: {addresses: [{value: 192.0.2.3}]}",
+    ],
+    ["kind: WorkloadGroup\nmetadata: {name: vms, namespace: shop}\nspec: {template: {}}"],
+    [
         "kind: EndpointSlice\nmetadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: web}}\n"
         "addressType: IPv4\nports: [{name: http, port: 1}]\nendpoints: [{addresses: [10.7.7.7]}]",
         "kind: EndpointSlice\nmetadata: {name: s, namespace: shop, labels: {kubernetes.io/service-name: web}}\n"

@@ -243,6 +243,38 @@ def test_a_waypoint_of_another_implementation_is_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("hosts", "annotations", "labels", "reason"),
+    [
+        ("'*.example.com'", "{}", "{}", "NoWaypointForWildcardService"),
+        ("a.example.com, '*.example.com'", "{}", "{}", "NoWaypointForWildcardService"),
+        (
+            "a.example.com",
+            "{istio.io/connect-strategy: RACE_FIRST_TCP_CONNECT}",
+            "{}",
+            "NoWaypointForRacingConnectStrategy",
+        ),
+        ("a.example.com", "{istio.io/connect-strategy: DEFAULT}", "{}", None),
+        ("a.example.com", "{}", "{}", None),
+        ("'*.example.com'", "{}", "{istio.io/use-waypoint: wp}", None),
+    ],
+)
+def test_an_entry_that_needs_a_waypoint_says_that_it_has_none(
+    hosts: str, annotations: str, labels: str, reason: str | None
+) -> None:
+    entry = (
+        f"kind: ServiceEntry\nmetadata: {{name: e, namespace: shop, annotations: {annotations}, labels: {labels}}}\n"
+        f"spec: {{hosts: [{hosts}], resolution: STATIC, ports: [{{number: 80, name: http}}]}}"
+    )
+    waypoint = (
+        "kind: Gateway\nmetadata: {name: wp, namespace: shop}\n"
+        "spec: {gatewayClassName: istio-waypoint, listeners: [{name: m, port: 15008, protocol: HBONE}]}\n"
+        "status: {addresses: [{value: 10.96.0.3}]}"
+    )
+    told = Mesh(entry, waypoint).reasons("istio.io/WaypointMissing")
+    assert list(told.values()) == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(
     ("expression", "admitted"),
     [
         ("{key: team, operator: In, values: [a, b]}", True),
