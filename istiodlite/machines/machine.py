@@ -139,8 +139,8 @@ def is_checked(entry: WorkloadEntry) -> bool:
     return entry.meta.annotations.get(HEALTH_CHECKED) == "true"
 
 
-def is_over(entry: WorkloadEntry, now: datetime.datetime) -> bool:
-    """Its machine is away for longer than the grace period."""
+def is_over(entry: WorkloadEntry, now: datetime.datetime, grace: float = GRACE) -> bool:
+    """Its machine is away for longer than the grace period (seconds)."""
     annotations = entry.meta.annotations
     if CONNECTED in annotations or DISCONNECTED not in annotations:
         return False
@@ -148,4 +148,4 @@ def is_over(entry: WorkloadEntry, now: datetime.datetime) -> bool:
         since = datetime.datetime.fromisoformat(annotations[DISCONNECTED])
     except ValueError:
         return True
-    return since.tzinfo is None or (now - since).total_seconds() >= GRACE
+    return since.tzinfo is None or (now - since).total_seconds() >= grace

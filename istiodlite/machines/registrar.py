@@ -44,7 +44,7 @@ class Registrar:
     """`connect`, `health` and `disconnect` may be called by any thread, with the number of a stream.
 
     `report` takes the condition of an entry (None: it has none any more); `version` tells an entry's
-    resourceVersion as it was last seen; `controller` is this replica's name.
+    resourceVersion as it was last seen; `controller` is this replica's name; `grace` are seconds.
     """
 
     def __init__(
@@ -53,9 +53,10 @@ class Registrar:
         report: Callable[[ObjectKey, Condition | None], None],
         version: Callable[[ObjectKey], str],
         controller: str,
+        grace: float = machines.GRACE,
     ) -> None:
         self._client, self._report, self._version = client, report, version
-        self._controller = controller
+        self._controller, self._grace = controller, grace
         self._token = trio.lowlevel.current_trio_token()
         self._send, self._events = trio.open_memory_channel[Callable[[], Any]](math.inf)
         self._streams: dict[int, _Stream] = {}
@@ -170,10 +171,12 @@ class Registrar:
     async def _sweep_now_and_then(self) -> None:
         """Also what was left by a replica that is no more."""
         while True:
-            await trio.sleep(machines.GRACE / 4)
+            await trio.sleep(self._grace / 4)
             for entry in [one for one in self._known.values() if isinstance(one, WorkloadEntry)]:
                 key = ObjectKey("WorkloadEntry", entry.meta.namespace, entry.meta.name)
-                if machines.is_over(entry, _now()) and not any(s.key == key for s in self._streams.values()):
+                if machines.is_over(entry, _now(), self._grace) and not any(
+                    s.key == key for s in self._streams.values()
+                ):
                     await self._remove(key, entry)
 
     async def _remove(self, key: ObjectKey, entry: WorkloadEntry) -> None:

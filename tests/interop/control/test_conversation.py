@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from istiodlite.api import discovery_pb2, workload_pb2
+from istiodlite.machines import HEALTH_TYPE
 from tests.interop.control.agent import ADDRESS, AUTHORIZATION, DEADLINE, DELTA, Stream
 from tests.interop.control.conftest import ControlPlane, agent_pod, pod, policy, service, wait_until
 
@@ -354,3 +355,21 @@ def test_agents_that_connect_and_say_nothing_do_not_keep_others_waiting(control:
         with control.agent().stream() as stream:
             stream.start()
             stream.until(lambda s: WEB in s.workloads)
+
+
+def test_a_machine_that_asks_to_register_is_told_that_a_folder_cannot_take_it(control: ControlPlane) -> None:
+    with control.agent(said={"AUTO_REGISTER_GROUP": "vms"}).stream() as stream:
+        stream.start()
+        with pytest.raises(grpc.RpcError) as error:
+            stream.take()
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "write a WorkloadEntry" in error.value.details()
+
+
+def test_a_health_report_is_no_subscription(control: ControlPlane) -> None:
+    with control.agent().stream() as stream:
+        stream.start()
+        assert {stream.receive().type_url for _ in range(2)} == {ADDRESS, AUTHORIZATION}
+        stream.subscribe(HEALTH_TYPE)
+        control.put(policy("shop", "late", rules=[{}]))
+        assert stream.receive().type_url == AUTHORIZATION, "not answered: what comes next is the change"

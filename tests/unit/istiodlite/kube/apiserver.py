@@ -235,7 +235,9 @@ class ApiServer:
         if request.verb in ("post", "put"):
             return self._write(request, body)
         if request.verb == "patch":
-            return self._patch_status(request, body)
+            return self._patch(request, body)
+        if request.verb == "delete":
+            return self._remove(request, body)
         if (found := _NAMESPACED.match(request.path)) is not None:
             one = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
             return (200, one) if one is not None else (404, status(404, "NotFound", f"{found[4]} not found"))
@@ -281,13 +283,26 @@ class ApiServer:
             return 409, status(409, "Conflict", "the object has been modified")
         return 200, self.put(body)
 
-    def _patch_status(self, request: Request, body: Body) -> tuple[int, Body]:
-        """A JSON merge patch of the status subresource: conditions and addresses as whole lists; and annotations,
-        which pods take there, too."""
+    def _remove(self, request: Request, body: Body) -> tuple[int, Body]:
+        """With the preconditions that were named."""
+        found = _NAMESPACED.match(request.path)
+        assert found is not None
+        present = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
+        if present is None:
+            return 404, status(404, "NotFound", "not found")
+        for name, value in (body or {}).get("preconditions", {}).items():
+            if present["metadata"].get(name) != value:
+                return 409, status(409, "Conflict", "the object has been modified")
+        self.delete(present["kind"], found[2], found[4])
+        return 200, status(200)
+
+    def _patch(self, request: Request, body: Body) -> tuple[int, Body]:
+        """A JSON merge patch of annotations, or of the status subresource: conditions and addresses as whole lists;
+        and annotations, which pods take there, too."""
         found = _NAMESPACED.match(request.path.removesuffix("/status"))
         assert found is not None
         assert request.content_type == "application/merge-patch+json"
-        assert request.path.endswith("/status")
+        assert request.path.endswith("/status") or body.keys() == {"metadata"}
         present = self.objects[f"{found[1]}/{found[3]}"].get((found[2], found[4]))
         if present is None:
             return 404, status(404, "NotFound", "not found")
