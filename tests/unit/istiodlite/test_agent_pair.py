@@ -6,12 +6,17 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hbone.connect import SocketAddress
+from hbone.reasons import Reason
 from istiodlite.api import discovery_pb2
 from istiodlite.objects import KubeObject, ObjectKey
 from istiodlite.registry import ADDRESS_TYPE, MeshConfig, Registry
 from istiodlite.xds.session import DeltaSession, Response
 from istiodlite.xds.store import Store
 from tests.unit.istiodlite.histories import STATES, at
+from tests.unit.istiodlite.mesh import WEB_POD, objects
+from ztunnel.decide.model import OutboundConnection, Refuse
+from ztunnel.decide.outbound import decide_outbound
 from ztunnel.state.snapshot import Snapshot
 from ztunnel.xds.delta import DeltaSession as AgentSession
 
@@ -107,3 +112,35 @@ def test_an_agent_on_demand_ends_with_its_node_and_what_it_asked_for(
             assert resource.name in known
     for name in {*pair.snapshot.by_uid, *pair.snapshot.by_key}:
         assert pair.store.get(ADDRESS_TYPE, name) is not None, "what is gone was removed"
+
+
+FAR = """
+kind: Gateway
+metadata: {name: east, namespace: shop, labels: {topology.istio.io/network: east}}
+spec: {gatewayClassName: istio-remote, listeners: [{name: cross, port: 15008, protocol: HBONE}]}
+status: {addresses: [{value: 192.0.2.3}]}
+---
+kind: ServiceEntry
+metadata: {name: far, namespace: shop}
+spec:
+  hosts: [far.example.com]
+  addresses: [192.0.2.9]
+  resolution: STATIC
+  ports: [{number: 80, name: http}]
+  endpoints: [{address: 10.5.5.5, network: east}]
+"""
+
+
+def test_who_is_only_on_another_network_is_refused_and_not_dialled() -> None:
+    pair = Pair()
+    pair.connect()
+    for key, obj in objects(WEB_POD, FAR).items():
+        pair.change(key, obj)
+    pair.poll()
+    (source,) = [one for uid, one in pair.snapshot.by_uid.items() if "//Pod/" in uid]
+    (far,) = [one for one in pair.snapshot.by_uid.values() if one.network == "east" and one.services]
+    assert far.network_gateway is not None
+    client, destination = SocketAddress.of("10.1.0.5", 41200), SocketAddress.of("192.0.2.9", 80)
+    verdict = decide_outbound(OutboundConnection(source, "", client, destination), pair.snapshot, 0.5)
+    assert isinstance(verdict.action, Refuse)
+    assert verdict.reason is Reason.NETWORK_UNREACHABLE
