@@ -12,7 +12,7 @@ import pytest
 from hbone.engine import Closed
 from tests.interop.envoy.conftest import ENVOYS, OURS, Mesh
 from tests.interop.envoy.process import Envoy
-from tests.support import patterns, servers
+from tests.support import halfclose, patterns, servers
 from tests.support.enginehost import Deny
 from tests.support.ports import wait_until
 
@@ -21,7 +21,12 @@ pytestmark = pytest.mark.envoy
 
 def through(mesh: Mesh, envoy: Envoy, app: servers.Server) -> tuple[str, int]:
     """Where to connect as the application's client."""
-    return envoy.originate_hbone(mesh.envoys, mesh.inbound(), app.authority, OURS)
+    return through_to(mesh, envoy, app.authority)
+
+
+def through_to(mesh: Mesh, envoy: Envoy, authority: str) -> tuple[str, int]:
+    """The same, for an application at this authority."""
+    return envoy.originate_hbone(mesh.envoys, mesh.inbound(), authority, OURS)
 
 
 def test_octets_both_ways_over_eight_streams(mesh: Mesh, tmp_path: Path, echo_server: servers.Server) -> None:
@@ -78,6 +83,14 @@ def test_half_close_by_the_server(mesh: Mesh, tmp_path: Path) -> None:
         sock.sendall(bytes(100_000))
         sock.shutdown(socket.SHUT_WR)
         wait_until(lambda: app.bytes == 100_000, "what was sent after the server's FIN")
+
+
+@pytest.mark.parametrize("order", halfclose.ORDERS)
+def test_half_closes_in_all_six_orders(mesh: Mesh, tmp_path: Path, order: str) -> None:
+    with halfclose.application() as listener, Envoy(tmp_path, "client") as envoy:
+        client = socket.create_connection(through_to(mesh, envoy, halfclose.authority(listener)), timeout=30)
+        with halfclose.meet(client, listener) as (ours, theirs):
+            halfclose.play(order, ours, theirs, 300_000)
 
 
 def test_our_drain_lets_live_streams_finish(mesh: Mesh, tmp_path: Path, echo_server: servers.Server) -> None:

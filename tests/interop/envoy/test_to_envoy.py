@@ -12,10 +12,10 @@ import pytest
 from hbone.engine import Closed
 from tests.interop.envoy.conftest import ENVOYS, Mesh
 from tests.interop.envoy.process import Envoy
-from tests.support import patterns, servers
+from tests.support import halfclose, patterns, servers
 from tests.support.arena import assert_refused, assert_reset
 from tests.support.pki import spiffe
-from tests.support.ports import closed_address, wait_until
+from tests.support.ports import address, closed_address, wait_until
 
 pytestmark = pytest.mark.envoy
 
@@ -68,6 +68,15 @@ def test_half_close_by_the_server(mesh: Mesh, tmp_path: Path) -> None:
         target = mesh.outbound(envoy.serve_hbone(mesh.envoys, app.address))
         with socket.create_connection(target, timeout=20) as sock:
             assert patterns.read_all(sock, 3) == patterns.octets(1, 10_000)
+
+
+@pytest.mark.parametrize("order", halfclose.ORDERS)
+def test_half_closes_in_all_six_orders(mesh: Mesh, tmp_path: Path, order: str) -> None:
+    """After the server's FIN nothing gets through Envoy any more (see above): there the order ends."""
+    with halfclose.application() as listener, Envoy(tmp_path, "server") as envoy:
+        target = mesh.outbound(envoy.serve_hbone(mesh.envoys, address(listener)))
+        with halfclose.meet(socket.create_connection(target, timeout=30), listener) as (ours, theirs):
+            halfclose.play(order.partition("s")[0] + "s", ours, theirs, 300_000)
 
 
 def test_goaway_from_envoy_with_live_streams(mesh: Mesh, tmp_path: Path, echo_server: servers.Server) -> None:

@@ -13,10 +13,10 @@ import pytest
 from hbone.connect import parse_headers
 from hbone.engine import Closed, ConnectRequested, TunnelFailed
 from tests.interop.ztunnel.lab import APP, HBONE, OUR_IP, OURS, OUTBOUND, RUST, SERVICE_IP, Lab
-from tests.support import patterns, servers
+from tests.support import halfclose, patterns, servers
 from tests.support.enginehost import Deliver, Deny, Rule
 from tests.support.pki import Authority, Credential, spiffe
-from tests.support.ports import wait_until
+from tests.support.ports import address, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.ztunnel]
 
@@ -65,6 +65,18 @@ def test_octets_of_twenty_streams(lab: Lab, application: servers.Server) -> None
     with serving(lab, Deliver(application.address)), lab.inside_rust():
         patterns.many(ENTRY, 20, 1 << 20)
     assert lab.host.stats()["handshakes_resumed"] == 0, "it has no use for the sessions that it is given"
+
+
+@pytest.mark.parametrize("order", halfclose.ORDERS)
+def test_half_closes_in_all_six_orders(lab: Lab, order: str) -> None:
+    with contextlib.ExitStack() as closing:
+        with lab.inside_ours():
+            listener = closing.enter_context(halfclose.application())
+        closing.enter_context(serving(lab, Deliver(address(listener))))
+        with lab.inside_rust():
+            client = socket.create_connection(ENTRY, timeout=30)
+        ours, theirs = closing.enter_context(halfclose.meet(client, listener))
+        halfclose.play(order, ours, theirs, 300_000)
 
 
 def test_a_small_stream_limit_holds_once_it_is_known(tmp_path: Path) -> None:

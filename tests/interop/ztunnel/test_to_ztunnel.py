@@ -11,7 +11,7 @@ import pytest
 from hbone.connect import parse_baggage
 from hbone.engine import Closed, Established
 from tests.interop.ztunnel.lab import HBONE, OURS, RUST, RUST_IP, Lab
-from tests.support import patterns, servers
+from tests.support import halfclose, patterns, servers
 from tests.support.arena import assert_reset
 from tests.support.enginehost import Address, TunnelTo
 from tests.support.pki import Authority, Credential, spiffe
@@ -83,6 +83,16 @@ def test_half_close_both_ways(lab: Lab) -> None:
         for size in (0, 1, 3_000_000):
             with lab.inside_ours():
                 patterns.half_close(client.address, size)
+
+
+@pytest.mark.parametrize("order", halfclose.ORDERS)
+def test_half_closes_in_all_six_orders(lab: Lab, order: str) -> None:
+    with contextlib.ExitStack() as closing:
+        with lab.inside_rust():
+            listener = closing.enter_context(halfclose.application(RUST_IP))
+        client = Client(lab, halfclose.authority(listener)).connect()
+        ours, theirs = closing.enter_context(halfclose.meet(client, listener))
+        halfclose.play(order, ours, theirs, 300_000)
 
 
 def test_the_answer_describes_its_workload(lab: Lab, application: servers.Server) -> None:
