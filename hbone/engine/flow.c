@@ -192,6 +192,13 @@ void flow_drop(struct flow *f, unsigned reason, int error)
         end(f, reason, error, true);
 }
 
+/* A server's CANCEL is taken for the end of the stream by Istio's ztunnel, and what was cut short for whole. RFC 9113 8.5
+ * has a code of its own for a connection that was broken off. */
+static uint32_t abort_code(const struct flow *f, uint32_t code)
+{
+    return f->shape == SHAPE_HBONE && code == H2_CANCEL ? H2_CONNECT_ERROR : code;
+}
+
 void flow_abort(struct flow *f, unsigned reason, int error, uint32_t code)
 {
     if (!flow_alive(f))
@@ -199,7 +206,7 @@ void flow_abort(struct flow *f, unsigned reason, int error, uint32_t code)
     if (f->shape == SHAPE_HBONE && !f->stream.answered)
         stream_answer_refused(f, f->status ? f->status : 503);
     else
-        stream_reset(f, code);
+        stream_reset(f, abort_code(f, code));
     if (flow_alive(f)) /* telling the peer may have ended its tunnel, and with it the flow */
         end(f, reason, error, true);
 }

@@ -1,9 +1,10 @@
-/* A tunnel's whole life between two engines, both roles, again and again: dial, TLS handshake, CONNECT, octets both ways,
- * key updates, half-closes, close. Each time one allocation of a worker thread fails: every one of the engine's own, and
- * every STRIDE-th of OpenSSL's (argument, default 41). Built as engine_check.c, with -Wl,--wrap= for each function below.
+/* What an owner does with an engine, from its start to its end; and a tunnel's whole life between two engines, both roles, again and again: dial, TLS handshake, CONNECT, octets both ways,
+ * key updates, half-closes, close. Each time one allocation of the owner's or of a worker's fails: every one of the
+ * engine's own, and every STRIDE-th of OpenSSL's (argument, default 41). Built as engine_check.c, with -Wl,--wrap= for each function below.
  *
  * Whatever fails ends one flow or tunnel for a reason, or none; an open connection through another tunnel of the same
  * engines goes on, every token ends once, nothing is left. */
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <sys/time.h>
 
@@ -33,9 +34,12 @@ static bool on_worker_thread(void)
     return known > 0;
 }
 
+/* Set while this thread plays an owner who runs out of memory. */
+static _Thread_local bool owner_suffers;
+
 static bool strikes(enum kind kind)
 {
-    if (!atomic_load(&shortage.armed) || !on_worker_thread())
+    if (!atomic_load(&shortage.armed) || !(owner_suffers || on_worker_thread()))
         return false;
     unsigned long n = atomic_fetch_add(&shortage.made[kind], 1);
     bool now = kind == shortage.kind && n == shortage.first;
@@ -195,6 +199,69 @@ static uint64_t shed(struct check *c)
            stat_of(c->into, "tunnel_failures");
 }
 
+/* ---- an owner without memory */
+
+static void take_all(struct engine *e)
+{
+    struct engine_event *event = engine_take(e, 1000), *next;
+    for (; event; event = next) {
+        next = event->next;
+        engine_event_free(event);
+    }
+}
+
+static void own_one(const struct pems *pems)
+{
+    struct engine_config config;
+    struct address where;
+    char error[256];
+    engine_config_defaults(&config);
+    config.workers = 2;
+    int fd = listen_on(&where), home = open("/proc/self/ns/net", O_RDONLY);
+    owner_suffers = true;
+    struct engine *e = engine_start(&config);
+    if (e) {
+        int netns = engine_add_netns(e, home);
+        bool known = set_identity(e, pems, error, sizeof error) == 0;
+        REQUIRE(known || *error);
+        int listener = engine_listen(e, fd, LISTENER_HBONE, netns > 0 ? netns : 0, 1, 1);
+        REQUIRE(listener > 0 || listener == -ENOMEM);
+        engine_refuse(e, 1, REASON_policy_denied, 401);
+        engine_cut(e, 1, REASON_policy_changed);
+        if (netns > 0)
+            engine_remove_netns(e, netns);
+        engine_drain(e, 1);
+        if (listener > 0)
+            engine_unlisten(e, listener);
+        engine_drop_identity(e, 1);
+        engine_stop(e);
+        take_all(e);
+        engine_free(e);
+    }
+    owner_suffers = false;
+    close(home);
+    close(fd);
+}
+
+static void sweep_owner(const struct signer *root, enum kind kind, unsigned long stride)
+{
+    struct pems pems = make_pems(root, SERVER);
+    unsigned long first = 0, lives = 0;
+    do {
+        shortage.kind = kind;
+        shortage.first = first;
+        atomic_store(&shortage.made[kind], 0);
+        atomic_store(&shortage.failed, 0);
+        atomic_store(&shortage.armed, true);
+        own_one(&pems);
+        atomic_store(&shortage.armed, false);
+        lives++;
+        first += stride;
+    } while (atomic_load(&shortage.failed));
+    REQUIRE(lives > 10);
+    fprintf(stderr, "owner, %s: %lu lives\n", kind == OWN ? "engine" : "OpenSSL", lives);
+}
+
 /* ---- sweeps */
 
 struct tally {
@@ -293,6 +360,8 @@ int main(int argc, char **argv)
     unsigned long stride = argc > 1 ? strtoul(argv[1], NULL, 10) : 41;
     REQUIRE(stride > 0);
     struct signer root = make_cert(NULL, NULL);
+    sweep_owner(&root, OWN, 1);
+    sweep_owner(&root, OPENSSL, stride);
     run_check(&root, 0, stride);
     run_check(&root, 8, stride);
     EVP_PKEY_free(root.key);

@@ -80,17 +80,36 @@ static size_t to_pem(X509 *cert, EVP_PKEY *key, char out[PEM])
     return (size_t)n;
 }
 
-static void give_identity(struct engine *e, const struct signer *root, const char *uri)
+/* What an engine is given for an identity. */
+struct pems {
+    char chain[PEM], key[PEM], roots[PEM];
+    size_t chain_size, key_size, roots_size;
+};
+
+static struct pems make_pems(const struct signer *root, const char *uri)
 {
-    static const char *const domains[] = {"cluster.local"};
-    char chain[PEM], key[PEM], roots[PEM], error[256];
+    struct pems made;
     struct signer leaf = make_cert(root, uri);
-    size_t chain_size = to_pem(leaf.cert, NULL, chain), key_size = to_pem(NULL, leaf.key, key);
-    size_t roots_size = to_pem(root->cert, NULL, roots);
-    REQUIRE(engine_set_identity(e, 1, chain, chain_size, key, key_size, roots, roots_size, domains, 1, error,
-                                sizeof error) == 0);
+    made.chain_size = to_pem(leaf.cert, NULL, made.chain);
+    made.key_size = to_pem(NULL, leaf.key, made.key);
+    made.roots_size = to_pem(root->cert, NULL, made.roots);
     EVP_PKEY_free(leaf.key);
     X509_free(leaf.cert);
+    return made;
+}
+
+static int set_identity(struct engine *e, const struct pems *p, char *error, size_t size)
+{
+    static const char *const domains[] = {"cluster.local"};
+    return engine_set_identity(e, 1, p->chain, p->chain_size, p->key, p->key_size, p->roots, p->roots_size, domains, 1,
+                               error, size);
+}
+
+static void give_identity(struct engine *e, const struct signer *root, const char *uri)
+{
+    char error[256];
+    struct pems made = make_pems(root, uri);
+    REQUIRE(set_identity(e, &made, error, sizeof error) == 0);
 }
 
 /* ---- sockets */

@@ -58,7 +58,7 @@ def test_defect_of_a_flow_ends_that_flow(fragile: Arena, machine: str, start: st
     peer = fragile.peer()
     hurt, neighbour = peer.tunnel(fragile.echo_authority), peer.tunnel(fragile.echo_authority)
     peer.send(ask_for(machine, to))
-    peer.expect_rst(hurt, Code.CANCEL)
+    peer.expect_rst(hurt, Code.CONNECT_ERROR)
     told(fragile, machine, start, to)
     peer.echo(neighbour, b"the same tunnel goes on")
     fragile.wait_endings({"internal": 1}, timeout=30)
