@@ -1,5 +1,8 @@
 """Core and discovery kinds: plain values to objects."""
 
+from functools import lru_cache
+from sys import intern
+
 from istiodlite.manifests.fields import Field, is_dns_name, shown
 from istiodlite.objects import (
     Container,
@@ -45,14 +48,20 @@ def parse_pod(meta: Meta, body: Field) -> Pod:
             containers.append(_container(item))
     return Pod(
         meta=meta,
-        node=spec["nodeName"].text(""),
-        service_account=name,
+        node=intern(spec["nodeName"].text("")),
+        service_account=intern(name),
         host_network=spec["hostNetwork"].boolean(),
         phase=status["phase"].choice(_PHASES, "Pending"),
         ready=_ready(status),
         addresses=_pod_addresses(status),
-        containers=tuple(containers),
+        containers=_shared(tuple(containers)),
     )
+
+
+@lru_cache(maxsize=4096)
+def _shared(containers: tuple[Container, ...]) -> tuple[Container, ...]:
+    """One for all replicas."""
+    return containers
 
 
 def _container(item: Field) -> Container:

@@ -35,6 +35,11 @@ def _shared(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     return {intern(key): intern(value) for key, value in items}
 
 
+@lru_cache(maxsize=4096)
+def _owners(owners: tuple[OwnerRef, ...]) -> tuple[OwnerRef, ...]:
+    return owners
+
+
 def parse_meta(meta: Field, namespaced: bool) -> Meta:
     owners = tuple(
         OwnerRef(
@@ -50,6 +55,6 @@ def parse_meta(meta: Field, namespaced: bool) -> Meta:
         annotations=_shared(tuple(meta["annotations"].text_map().items())),
         created=meta["creationTimestamp"].text(""),
         deleting=meta["deletionTimestamp"].present,
-        generate_name=meta["generateName"].text(""),
-        owners=owners,
+        generate_name=intern(meta["generateName"].text("")),
+        owners=_owners(owners),
     )

@@ -26,8 +26,8 @@ _OPTIONS: list[tuple[str, int]] = [
     # A whole mesh connects at once after a restart; the default drops calls of such a herd at random.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 40_000),
-    # An agent that connects again says in megabytes what it has; a connection would keep room for as much.
-    ("grpc.experimental.tcp_max_read_buffer_size", 64 * 1024),
+    # A connection keeps room for one reading, and agents read much and say little after their first megabytes.
+    ("grpc.experimental.tcp_max_read_buffer_size", 8 * 1024),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_metadata_size", 64 * 1024),

@@ -112,6 +112,7 @@ class DiscoveryService:
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._opening = asyncio.Semaphore(LARGE_AT_ONCE)
         self._settled: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     def handler(self) -> "grpc.RpcMethodHandler[Any, Any]":
         """Of DeltaAggregatedResources."""
@@ -176,6 +177,8 @@ class DiscoveryService:
             wake=asyncio.Event(),
         )
         self._clients[client.number] = client
+        if self._watch is None:
+            self._look_after()
         self._metrics.streams.inc()
         reader = asyncio.create_task(self._read(client, context))
         try:
@@ -203,7 +206,9 @@ class DiscoveryService:
                     break
                 self._on_request(client, request)
                 del request
-                client.wake.set()
+                # Most are acknowledgements, after which there is nothing to say.
+                if client.answers or client.refusal or client.session.behind:
+                    client.wake.set()
                 while len(client.answers) >= MAX_ANSWERS:
                     client.drained.clear()
                     await client.drained.wait()
@@ -280,13 +285,8 @@ class DiscoveryService:
 
     async def _write(self, client: Client, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         while not client.ended and not client.refusal:
-            await self._wait(client)
+            await client.wake.wait()
             client.wake.clear()
-            oldest = client.session.oldest_unacknowledged()
-            if oldest is not None and time.monotonic() - oldest > ACK_LIMIT:
-                reason = f"a response was not acknowledged for {ACK_LIMIT:.0f} s; connect again"
-                self._end(client, grpc.StatusCode.DEADLINE_EXCEEDED, reason)
-                return
             while client.answers and not client.refusal:
                 await self._send(client, context, client.answers.pop(0))
                 client.drained.set()
@@ -296,12 +296,16 @@ class DiscoveryService:
                 if seen is not None:
                     self._metrics.convergence.observe(time.monotonic() - seen)
 
-    @staticmethod
-    async def _wait(client: Client) -> None:
-        try:
-            await asyncio.wait_for(client.wake.wait(), ACK_LIMIT / 2)
-        except TimeoutError:
-            return
+    def _look_after(self) -> None:
+        """Ends streams that are stuck. One timer for all: one for each wait would cost more than most of what is sent."""
+        now = time.monotonic()
+        for client in self._clients.values():
+            oldest = client.session.oldest_unacknowledged()
+            if oldest is not None and now - oldest > ACK_LIMIT:
+                reason = f"a response was not acknowledged for {ACK_LIMIT:.0f} s; connect again"
+                self._end(client, grpc.StatusCode.DEADLINE_EXCEEDED, reason)
+        again = asyncio.get_running_loop().call_later
+        self._watch = again(ACK_LIMIT / 4, self._look_after) if self._clients else None
 
     async def _send(
         self,
@@ -315,7 +319,8 @@ class DiscoveryService:
         client.responses += 1
         try:
             if len(response.encoded) < LARGE_BYTES:
-                await asyncio.wait_for(context.write(response), ACK_LIMIT)
+                async with asyncio.timeout(ACK_LIMIT):
+                    await context.write(response)
                 return
             async with self._large:
                 writing = asyncio.ensure_future(context.write(response))

@@ -69,11 +69,7 @@ class DeltaSession(Session[discovery_pb2.DeltaDiscoveryRequest]):
         subscription.wildcard = (WILDCARD in asked or not asked) and WILDCARD not in dropped
         known = request.initial_resource_versions
         if subscription.wildcard:
-            # Of a large mesh this is the dearest request of all: nothing is copied.
-            get = self._store.get
-            everything = self._store.all(request.type_url)
-            fresh = [one for one in everything if known.get(one.name) != one.version]
-            missing = [name for name in known if get(request.type_url, name) is None]
+            fresh, missing = self._store.compare(request.type_url, known)
         else:
             # What a client kept from an earlier stream it still wants to hear of.
             subscription.asked = (asked | set(known)) - dropped - {WILDCARD}

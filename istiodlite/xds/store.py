@@ -4,7 +4,7 @@ A stream remembers the sequence number it was last told about, and asks what cha
 stream costs no memory: whatever happens meanwhile is one answer, with each resource's latest state.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from istiodlite.api import discovery_pb2
@@ -104,6 +104,24 @@ class Store:
 
     def get(self, type_url: str, name: str) -> Resource | None:
         return self._table(type_url).resources.get(name)
+
+    def compare(self, type_url: str, known: Mapping[str, str]) -> tuple[list[Resource], list[str]]:
+        """(what somebody with these versions lacks, names of what he has and is gone).
+
+        Of a large mesh this is the dearest question of all: one way through `known`, of which nothing is kept.
+        """
+        resources = self._table(type_url).resources
+        same: set[str] = set()
+        gone = []
+        for name, version in known.items():
+            one = resources.get(name)
+            if one is None:
+                gone.append(name)
+            elif one.version == version:
+                same.add(one.name)
+        if len(same) == len(resources):
+            return [], gone
+        return [one for one in resources.values() if one.name not in same], gone
 
     def resolve(self, type_url: str, name: str) -> list[Resource]:
         """What a client that asks for `name` gets: the resource of that name, else those with that alias.

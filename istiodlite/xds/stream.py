@@ -85,6 +85,11 @@ class Session(ABC, Generic[_RequestT]):
     def poll(self, now: float = 0.0) -> Sequence[Answer]:
         """What has to be said because the store changed or an ACK made room."""
 
+    @property
+    def behind(self) -> bool:
+        """The store changed since some type was last looked at."""
+        return any(one.sequence != self._store.sequence for one in self.subscriptions.values())
+
     def _note(self, request: _RequestT) -> None:
         """Who the node is, from the first request; and whether this one acknowledges a response."""
         if request.HasField("node") and not self.node_id:

@@ -27,8 +27,9 @@ from istiodlite.objects import (
 SERVICES = 5_000
 PODS = 50_000
 SERVICES_A_NAMESPACE = 50
-# Addresses that no pod of the mesh has, for pods that change.
 _ANNOTATIONS = {"ambient.istio.io/redirection": "enabled"}
+_CONTAINERS = (Container("main", (ContainerPort(8080, "http"),)),)
+# Addresses that no pod of the mesh has, for pods that change.
 _MOVED = 0x0B_00_00_00
 
 
@@ -47,19 +48,26 @@ def _labels(service: int) -> dict[str, str]:
     return {"app": f"app-{service}", "version": "v1", "pod-template-hash": "6d4cf56db6"}
 
 
+@functools.cache
+def _made_by(service: int) -> tuple[str, tuple[OwnerRef, ...]]:
+    """generateName and owners: one for all replicas, too."""
+    name = f"app-{service}-6d4cf56db6"
+    return f"{name}-", (OwnerRef("ReplicaSet", name, controller=True),)
+
+
 def pod(number: int, nodes: int, address: str | None = None) -> Pod:
     """Pod `number`; `address` replaces its own."""
     service = number % SERVICES
-    name = f"app-{service}-6d4cf56db6-{number:05d}"
+    generated, owners = _made_by(service)
     meta = Meta(
-        name=name,
+        name=f"{generated}{number:05d}",
         namespace=sys.intern(_namespace(service)),
         uid=f"uid-{number}",
         labels=_labels(service),
         annotations=_ANNOTATIONS,
         created="2026-01-01T00:00:00Z",
-        generate_name=f"app-{service}-6d4cf56db6-",
-        owners=(OwnerRef("ReplicaSet", f"app-{service}-6d4cf56db6", controller=True),),
+        generate_name=generated,
+        owners=owners,
     )
     return Pod(
         meta=meta,
@@ -68,7 +76,7 @@ def pod(number: int, nodes: int, address: str | None = None) -> Pod:
         phase="Running",
         ready=True,
         addresses=(address or _address(number),),
-        containers=(Container("main", (ContainerPort(8080, "http"),)),),
+        containers=_CONTAINERS,
     )
 
 

@@ -140,7 +140,7 @@ class Stream:
     def readable(self) -> None:
         while True:
             try:
-                data = self.socket.recv(1 << 20)
+                data = self.socket.recv(1 << 16)
             except (ssl.SSLWantReadError, BlockingIOError):
                 break
             if not data:
