@@ -82,9 +82,11 @@ class ControlPlane:
 
     async def run(self) -> None:
         """Raises StartError if a port is taken."""
-        listeners = await _listen(self.config.status, "--status-port")
-        hooks = await _listen(self.config.webhook, "--webhook-port") if self.config.webhook else []
+        listeners: list[trio.SocketListener] = []
+        hooks: list[trio.SocketListener] = []
         try:
+            listeners += await _listen(self.config.status, "--status-port")
+            hooks += await _listen(self.config.webhook, "--webhook-port") if self.config.webhook else []
             status = StatusServer(self._pages(), open_debug=self.config.open_debug)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, nursery.cancel_scope)

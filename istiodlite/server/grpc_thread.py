@@ -113,6 +113,9 @@ class GrpcThread:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_STOP_GRACE * 5)
+        elif not self._loop.is_closed():
+            # Never started; left to the end of the process it would complain there.
+            self._loop.close()
 
     def _run(self) -> None:
         try:

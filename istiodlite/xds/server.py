@@ -34,6 +34,8 @@ PATH = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedRe
 SOTW_PATH = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 # A client that leaves a response unanswered for so long is stuck; it does better with a new stream.
 ACK_LIMIT = 120.0
+# So often the streams are looked through for such.
+LOOK_INTERVAL = 2.0
 # A client that asks without reading is not listened to beyond this many answers.
 MAX_ANSWERS = 64
 # What a stream is first told of a large mesh, and the list of versions it opens with, are megabytes. When a
@@ -305,7 +307,7 @@ class DiscoveryService:
                 reason = f"a response was not acknowledged for {ACK_LIMIT:.0f} s; connect again"
                 self._end(client, grpc.StatusCode.DEADLINE_EXCEEDED, reason)
         again = asyncio.get_running_loop().call_later
-        self._watch = again(ACK_LIMIT / 4, self._look_after) if self._clients else None
+        self._watch = again(LOOK_INTERVAL, self._look_after) if self._clients else None
 
     async def _send(
         self,

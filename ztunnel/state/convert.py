@@ -6,6 +6,7 @@ part: a policy that silently lost one of its addresses would let in more than it
 
 import enum
 from collections.abc import Iterable
+from functools import lru_cache
 from sys import intern
 from typing import Final, TypeVar
 
@@ -130,11 +131,12 @@ def service(message: workload_pb2.Service) -> Service:
 
 def _workload(message: workload_pb2.Workload) -> Workload:
     capacity = message.capacity.value if message.HasField("capacity") else 1
+    where = message.locality
     return Workload(
         uid=message.uid,
         name=message.name,
         namespace=intern(message.namespace),
-        identity=_identity(message),
+        identity=_identity(message.trust_domain, message.namespace, message.service_account),
         addresses=tuple(ip_of(raw) for raw in message.addresses),
         hostname=message.hostname,
         network=intern(message.network),
@@ -148,33 +150,42 @@ def _workload(message: workload_pb2.Workload) -> Workload:
         workload_name=intern(message.workload_name),
         native_tunnel=message.native_tunnel,
         application_tunnel=_application_tunnel(message),
-        services=tuple(
-            Membership(intern(key), _ports(ports.ports)) for key, ports in sorted(message.services.items())
+        services=_memberships(
+            tuple(
+                (key, tuple([(one.service_port, one.target_port) for one in ports.ports]))
+                for key, ports in sorted(message.services.items())
+            )
         ),
         authorization_policies=tuple(intern(key) for key in message.authorization_policies),
         healthy=enum_value(_HEALTHY, message.status, "status"),
         cluster_id=intern(message.cluster_id or DEFAULT_CLUSTER),
-        locality=_locality(message.locality),
+        locality=_locality(where.region, where.zone, where.subzone),
         network_mode=enum_value(_NETWORK_MODES, message.network_mode, "network_mode"),
         capacity=capacity,
     )
 
 
-def _identity(message: workload_pb2.Workload) -> SpiffeId:
-    trust_domain = check_trust_domain(message.trust_domain or DEFAULT_TRUST_DOMAIN)
-    account = check_segment(message.service_account or DEFAULT_SERVICE_ACCOUNT)
+# Replicas have these in common, so most are not made but found, and one value serves all. Errors are not kept.
+_shared = lru_cache(maxsize=16_384)
+
+
+@_shared
+def _identity(trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
+    domain = check_trust_domain(trust_domain or DEFAULT_TRUST_DOMAIN)
+    account = check_segment(service_account or DEFAULT_SERVICE_ACCOUNT)
     # A gateway of another network may have no namespace; no certificate ever equals such an identity.
-    namespace = check_segment(message.namespace) if message.namespace else ""
-    return SpiffeId(intern(trust_domain), intern(namespace), intern(account))
+    place = check_segment(namespace) if namespace else ""
+    return SpiffeId(intern(domain), intern(place), intern(account))
 
 
-def _locality(message: workload_pb2.Locality) -> Locality:
-    if not (message.region or message.zone or message.subzone):
-        return _NOWHERE
-    return Locality(intern(message.region), intern(message.zone), intern(message.subzone))
+@_shared
+def _memberships(services: tuple[tuple[str, tuple[tuple[int, int], ...]], ...]) -> tuple[Membership, ...]:
+    return tuple(Membership(intern(key), _ports(ports)) for key, ports in services)
 
 
-_NOWHERE: Final = Locality()
+@_shared
+def _locality(region: str, zone: str, subzone: str) -> Locality:
+    return Locality(intern(region), intern(zone), intern(subzone))
 
 
 def _application_tunnel(message: workload_pb2.Workload) -> ApplicationTunnel | None:
@@ -191,7 +202,7 @@ def _service(message: workload_pb2.Service) -> Service:
         namespace=intern(message.namespace),
         hostname=intern(message.hostname),
         addresses=tuple(_virtual_address(virtual) for virtual in message.addresses),
-        ports=_ports(message.ports),
+        ports=_ports((one.service_port, one.target_port) for one in message.ports),
         subject_alt_names=tuple(_sans(message.subject_alt_names)),
         waypoint=_gateway(message, "waypoint"),
         weighted_waypoints=tuple(_weighted(message.weighted_waypoints)),
@@ -262,8 +273,9 @@ def _gateway(
             raise FieldError(f"{field} has no destination")
 
 
-def _ports(messages: Iterable[workload_pb2.Port]) -> tuple[Port, ...]:
+def _ports(numbers: Iterable[tuple[int, int]]) -> tuple[Port, ...]:
+    """Of (service port, target port)."""
     return tuple(
-        Port(port(item.service_port, "service_port"), port(item.target_port, "target_port"))
-        for item in messages
+        Port(port(service_port, "service_port"), port(target_port, "target_port"))
+        for service_port, target_port in numbers
     )

@@ -1,8 +1,10 @@
 """Many node agents in one light process: a connection and a delta stream each, which is read and acknowledged.
 
-Run as `python -m tests.bench.control.streams PORT DATA VERSIONS COUNT`. HTTP/2 by hand, because a gRPC client for
+Run as `python -m tests.bench.control.streams PORT DATA VERSIONS COUNT [NAME]`: VERSIONS names files with what the agents
+know already (`-`: nothing), NAME is what the server's certificate is for. HTTP/2 by hand, because a gRPC client for
 each agent would take most of the machine. Answers are JSON lines: one when all streams stand, then one for each
-line `pushes FIRST LAST` on stdin: for every sequence number when the last stream had it.
+line on stdin: `pushes FIRST LAST`, for every sequence number when the last stream had it; `after SECONDS`, when the
+last stream heard of an address for the first time since then.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def head_of(body: memoryview) -> dict[int, str]:
-    """Version (1), type URL (4) and nonce (5) of a DeltaDiscoveryResponse: what stands before the resources."""
+    """Version (1), type URL (4) and nonce (5) of a DeltaDiscoveryResponse, or of its beginning; resources are passed over."""
     found: dict[int, str] = {}
     at = 0
     while at < len(body) and len(found) < 3:
@@ -80,14 +82,15 @@ def head_of(body: memoryview) -> dict[int, str]:
 class Stream:
     """One agent. `had` is the sequence number of the latest response, with all that came before."""
 
-    def __init__(self, context: ssl.SSLContext, port: int, token: str, node: str) -> None:
+    def __init__(self, context: ssl.SSLContext, port: int, token: str, node: str, name: str) -> None:
         raw = socket.create_connection(("127.0.0.1", port))
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = context.wrap_socket(raw, server_hostname="localhost")
+        self.socket = context.wrap_socket(raw, server_hostname=name)
         self.socket.setblocking(False)
         self.node = node
         self.types: set[str] = set()
         self.arrivals: list[tuple[int, float]] = []
+        self.addressed = 0.0
         self._in, self._body = bytearray(), bytearray()
         self._out: list[memoryview] = []
         self._unsent = bytearray()
@@ -97,7 +100,7 @@ class Stream:
             (":method", "POST"),
             (":scheme", "https"),
             (":path", PATH),
-            (":authority", "localhost"),
+            (":authority", name),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("authorization", f"Bearer {token}"),
@@ -192,11 +195,17 @@ class Stream:
             size = int.from_bytes(self._body[1:5], "big")
             if len(self._body) < 5 + size:
                 return
-            with memoryview(self._body) as whole, whole[5 : 5 + min(size, 1024)] as start:
+            with memoryview(self._body) as whole, whole[5 : 5 + size] as body, body[:1024] as start:
                 head = head_of(start)
+                if not {4, 5} <= head.keys():
+                    # istiod says them last.
+                    head = head_of(body)
             del self._body[: 5 + size]
             self.types.add(head[4])
-            self.arrivals.append((int(head.get(1, "0")), time.monotonic()))
+            version = head.get(1, "")
+            self.arrivals.append((int(version) if version.isdecimal() else 0, time.monotonic()))
+            if head[4] == ADDRESS_TYPE:
+                self.addressed = self.arrivals[-1][1]
             self.request(
                 discovery_pb2.DeltaDiscoveryRequest(
                     type_url=head[4], response_nonce=head[5]
@@ -211,18 +220,27 @@ def _node(number: int) -> Message:
     return request
 
 
+def _known(versions: str) -> list[bytes]:
+    return [Path(f"{versions}.{name}").read_bytes() for name in ("addresses", "policies")]
+
+
+def _nothing() -> list[bytes]:
+    types = (ADDRESS_TYPE, AUTHORIZATION_TYPE)
+    return [discovery_pb2.DeltaDiscoveryRequest(type_url=one).SerializeToString() for one in types]
+
+
 class Streams:
     """All agents of the process, in one loop."""
 
-    def __init__(self, port: int, data: Path, versions: str, count: int) -> None:
+    def __init__(self, port: int, data: Path, versions: str, count: int, name: str = "localhost") -> None:
         context = ssl.create_default_context(cafile=str(data / "root.pem"))
         context.set_alpn_protocols(["h2"])
         self._selector = selectors.DefaultSelector()
-        self._known = [Path(f"{versions}.{name}").read_bytes() for name in ("addresses", "policies")]
+        self._known = _nothing() if versions == "-" else _known(versions)
         self._all: list[Stream] = []
         begin, token = time.monotonic(), (data / "token").read_text()
         for number in range(count):
-            stream = Stream(context, port, token, f"node-{number}")
+            stream = Stream(context, port, token, f"node-{number}", name)
             for known in self._known:
                 # Two encodings of one message, one after the other, are their merged message.
                 stream.request(_node(number).SerializeToString() + known)
@@ -272,11 +290,17 @@ class Streams:
             line = sys.stdin.readline().split()
             if not line:
                 return
-            first, last = int(line[1]), int(line[2])
             self._selector.unregister(0)
-            self._turn_until(lambda last=last: all(one.arrivals[-1][0] >= last for one in self._all), 60)
+            self._say(self._pushes(*line[1:]) if line[0] == "pushes" else self._after(line[1]))
             self._selector.register(0, selectors.EVENT_READ, None)
-            self._say(self._arrivals(first, last))
+
+    def _pushes(self, first: str, last: str) -> dict[str, Any]:
+        self._turn_until(lambda: all(one.arrivals[-1][0] >= int(last) for one in self._all), 60)
+        return self._arrivals(int(first), int(last))
+
+    def _after(self, begin: str) -> dict[str, Any]:
+        self._turn_until(lambda: all(one.addressed >= float(begin) for one in self._all), 60)
+        return {"last": max(one.addressed for one in self._all)}
 
     def _arrivals(self, first: int, last: int) -> dict[str, Any]:
         """A stream that was told of two changes at once has the first of them as late as the second."""
@@ -289,5 +313,5 @@ class Streams:
 
 
 if __name__ == "__main__":
-    port, data, versions, count = sys.argv[1:]
-    Streams(int(port), Path(data), versions, int(count)).serve()
+    port, data, versions, count, *name = sys.argv[1:]
+    Streams(int(port), Path(data), versions, int(count), *name).serve()
