@@ -8,8 +8,9 @@ variants are interleaved round by round in alternating order, with fresh process
 namespace of their own (no firewall, no connection tracking, reno); every proxy process's CPU time is counted; the
 CPU time that strangers took meanwhile is written beside each figure; and figures of different runs are never compared.
 
-Groups: `hbone` (the data plane of two nodes on one loopback against no proxy, plain relays, Envoy, ztunnel), `capture` (what
-capturing costs; pods of one node directly and through proxies),
+Groups: `hbone` (the data plane of two nodes on one loopback against no proxy, plain relays, Envoy, ztunnel),
+`hbone-openssl35` (its bulk with OpenSSL 3.5 in the engine), `capture` (what capturing costs; pods of one node directly
+and through proxies),
 `mesh` (pods of the local mesh on two nodes, enrolled against not enrolled) `control` (control plane and node agent
 with 50,000 workloads) and `upgrade` (agents replaced and killed under load).
 """

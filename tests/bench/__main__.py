@@ -21,9 +21,10 @@ from tests.bench.capture.variants import capture_variants
 from tests.bench.cases import hbone_cases
 from tests.bench.control.group import run_control
 from tests.bench.handshake.group import run_handshake
-from tests.bench.hbone import run_hbone
+from tests.bench.hbone import run_hbone, run_openssl35
 from tests.bench.mesh import mesh_cases, run_mesh
 from tests.bench.native import BuildError
+from tests.bench.openssl import wheel_absent
 from tests.bench.results import problems
 from tests.bench.rounds import Plan, say
 from tests.bench.tables import text
@@ -32,6 +33,7 @@ from tests.bench.variants import DEFAULT, known
 
 GROUPS = {
     "hbone": run_hbone,
+    "hbone-openssl35": run_openssl35,
     "handshake": run_handshake,
     "capture": run_capture,
     "mesh": run_mesh,
@@ -111,6 +113,9 @@ def more_open_files() -> None:
 
 def _chosen(options: argparse.Namespace) -> list[str]:
     names = options.only.split(",") if options.only else list(GROUPS)
+    if not options.only and not options.libssl and (reason := wheel_absent()):
+        say(f"bench: without hbone-openssl35: {reason}")
+        names.remove("hbone-openssl35")
     if unknown := [name for name in names if name not in GROUPS]:
         raise BuildError(f"no group {unknown[0]}: there are {', '.join(GROUPS)}")
     return names

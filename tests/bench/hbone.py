@@ -65,8 +65,26 @@ def testbed(options: argparse.Namespace, work: Path) -> Iterator[Testbed]:
         )
 
 
+OPENSSL35_CASES = "bulk-up-1,bulk-up-8,bulk-down-1,bulk-down-8"
+OPENSSL35_VARIANTS = "ours,ours-openssl,envoy-c1,envoy-c2,ztunnel"
+
+
 def run_hbone(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """Two proxies on one loopback: ours, none, plain relays, Envoy, ztunnel."""
+    return _run("hbone", root, options, plan)
+
+
+def run_openssl35(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """Bulk of group hbone with OpenSSL 3.5 in the engine, or what --libssl names; ours-openssl: its records, too."""
+    chosen = {
+        "libssl": options.libssl or "wheel",
+        "cases": options.cases or OPENSSL35_CASES,
+        "variants": options.variants or OPENSSL35_VARIANTS,
+    }
+    return _run("hbone-openssl35", root, argparse.Namespace(**{**vars(options), **chosen}), plan)
+
+
+def _run(group: str, root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     cases = choose_cases(options.cases)
     variants, absent = choose_variants(options.variants)
     for name, reason in absent.items():
@@ -86,4 +104,4 @@ def run_hbone(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, 
         "one, so that of 16 at once few resume), ztunnel does not; -sessions: Envoy keeps as many as ours; "
         "-full: nobody resumes",
     }
-    return results.document("hbone", machine, method, measured, list(variants), absent)
+    return results.document(group, machine, method, measured, list(variants), absent)

@@ -20,6 +20,11 @@ from tests.bench.native import BuildError
 LIBRARIES = ("libcrypto", "libssl")
 
 
+def wheel_absent() -> str | None:
+    """Why `--libssl wheel` cannot be, or None."""
+    return None if importlib.util.find_spec("psycopg2") else "pip install psycopg2-binary first"
+
+
 def _wheel_directory() -> Path:
     package = importlib.util.find_spec("psycopg2")
     if package is None or package.origin is None:
