@@ -79,6 +79,7 @@ class Agent:
             network_of=self._network_of,
             trust_domain_of=self._trust_domain_of,
             names=self.dns,
+            certificate_wait=config.certificate_wait,
         )
         self.source = PodSource(config, self.pods, capture.is_succeeded)
         self.pump = self._pump()
@@ -210,6 +211,7 @@ class Agent:
             nursery.start_soon(self.pump.run)
             nursery.start_soon(self._count)
             nursery.start_soon(self.pods.release_left)
+            nursery.start_soon(self.pods.accept_tunnels)
             if self.xds is not None:
                 nursery.start_soon(self.xds.run)
             direct = await nursery.start(self._direct)

@@ -48,11 +48,14 @@ class Pods:
         network_of: Callable[[int, CaptureSettings], PodNetwork],
         trust_domain_of: Callable[[str, str, str], str],
         names: Names | None = None,
+        certificate_wait: float = 5.0,
     ) -> None:
         """`network_of` reads what to capture from a namespace, under the pod's settings (in a thread);
         `trust_domain_of` tells the trust domain of a pod by its namespace, name and service account. `names` answers questions to name
-        servers."""
-        self._serving = Serving(capture, engine, identities, network_of, trust_domain_of, names)
+        servers. Tunnels to a pod are accepted when its certificate has come, or `certificate_wait` seconds later."""
+        self._serving = Serving(
+            capture, engine, identities, network_of, trust_domain_of, names, certificate_wait
+        )
         self._by_uid: dict[str, Pod] = {}
         self._by_tag: dict[int, Pod] = {}
         self._pending: dict[str, Add] = {}
@@ -124,6 +127,10 @@ class Pods:
                     await self._start_or_keep_pending(add)
                 await self._prune()
 
+    async def accept_tunnels(self) -> None:
+        """Begin to, as certificates come; until cancelled."""
+        await self._serving.run()
+
     async def release_left(self) -> None:
         """Finish withdrawals whose last relayed connection has ended, until cancelled."""
         while True:
@@ -146,8 +153,7 @@ class Pods:
         """Close the listeners: from here on the kernel makes clients try again until another agent listens,
         instead of letting them connect to a queue that nobody empties."""
         for pod in self:
-            for sock in (pod.enrolled.outbound, pod.enrolled.inbound, pod.enrolled.hbone):
-                sock.close()
+            self._serving.stop_accepting(pod)
 
     def let_go(self, busy: Collection[str]) -> None:
         """While draining: give up the pods (namespace/name) that have no connections left here. They stay

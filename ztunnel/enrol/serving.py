@@ -6,6 +6,7 @@ Each is begun and ended here, in an order in which no connection is steered to w
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -50,6 +51,8 @@ class Identities(Protocol):
     """Who keeps certificates."""
 
     def hold(self, owner: str, identity: SpiffeId) -> int: ...
+    def ready(self, identity: SpiffeId) -> bool: ...
+    async def arrival(self, identity: SpiffeId, timeout: float) -> bool: ...
     def release(self, owner: str) -> None: ...
 
 
@@ -71,12 +74,21 @@ class Serving:
         network_of: Callable[[int, CaptureSettings], PodNetwork],
         trust_domain_of: Callable[[str, str, str], str],
         names: Names | None,
+        certificate_wait: float,
     ) -> None:
         """As `Pods` takes them."""
         self._capture, self._engine, self._identities = capture, engine, identities
         self._network_of, self._trust_domain_of = network_of, trust_domain_of
-        self._names = names
+        self._names, self._certificate_wait = names, certificate_wait
+        self._closed: set[Pod] = set()  # pods that accept no tunnels yet
+        self._newly_closed, self._to_open = trio.open_memory_channel[Pod](math.inf)
         self._tags = 0
+
+    async def run(self) -> None:
+        """Accept tunnels for a pod when its certificate has come, or is late: then peers are told. Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for pod in self._to_open:
+                nursery.start_soon(self._open_when_ready, pod)
 
     async def start(self, add: Add) -> Pod:
         """Capture it, then listen. CaptureError, OSError, ValueError; then nothing is left of it."""
@@ -94,6 +106,7 @@ class Serving:
     async def stop(self, pod: Pod) -> bool:
         """Withdraw capture first, so that no connection is steered to a listener that has gone. Whether nothing is
         relayed for the pod any more; if not, `release` until that says so."""
+        self._closed.discard(pod)
         restored = await self._attempt(self._capture.withdraw, pod)
         if self._names is not None:
             self._names.leave(pod)
@@ -111,10 +124,17 @@ class Serving:
 
     def let_go(self, pod: Pod) -> None:
         """Give a pod up that stays captured, for a successor."""
+        self._closed.discard(pod)
         self._capture.let_go(pod.enrolled)
         if self._names is not None:
             self._names.leave(pod)
         self._identities.release(pod.uid)
+
+    def stop_accepting(self, pod: Pod) -> None:
+        """Close the listeners: what a queue still holds goes to another agent, or is refused."""
+        self._closed.discard(pod)
+        for sock in (pod.enrolled.outbound, pod.enrolled.inbound, pod.enrolled.hbone):
+            sock.close()
 
     async def follow(self, pod: Pod) -> str:
         """Bring capture up to date with the namespace and the settings; returns the error."""
@@ -147,13 +167,10 @@ class Serving:
             return
         pod.identity = identity
         pod.identity_number = self._identities.hold(pod.uid, identity)
-        old = pod.listeners.pop()
-        pod.listeners.append(
-            self._engine.listen(
-                pod.enrolled.hbone.fileno(), ListenerKind.HBONE, pod.netns, pod.tag, pod.identity_number
-            )
-        )
-        self._engine.unlisten(old)
+        if pod not in self._closed:
+            old = pod.listeners.pop()
+            self._accept_tunnels(pod)
+            self._engine.unlisten(old)
 
     def _enrol(self, netns_fd: int, settings: CaptureSettings) -> EnrolledPod:
         return self._capture.enrol(self._network_of(netns_fd, settings))
@@ -177,15 +194,37 @@ class Serving:
             settings,
         )
         try:
-            for sock, kind in _sockets(enrolled):
-                served = number if kind is ListenerKind.HBONE else 0
-                pod.listeners.append(self._engine.listen(sock.fileno(), kind, netns, tag, served))
+            for sock, kind in (
+                (enrolled.outbound, ListenerKind.OUTBOUND),
+                (enrolled.inbound, ListenerKind.INBOUND),
+            ):
+                pod.listeners.append(self._engine.listen(sock.fileno(), kind, netns, tag, 0))
+            if self._identities.ready(identity):
+                self._accept_tunnels(pod)
+            else:
+                self._closed.add(pod)
+                self._newly_closed.send_nowait(pod)
         except BaseException:
             self._engine.drain(tag)
             self._engine.remove_netns(netns)
             self._identities.release(add.uid)
             raise
         return pod
+
+    def _accept_tunnels(self, pod: Pod) -> None:
+        hbone, number = pod.enrolled.hbone.fileno(), pod.identity_number
+        pod.listeners.append(self._engine.listen(hbone, ListenerKind.HBONE, pod.netns, pod.tag, number))
+
+    async def _open_when_ready(self, pod: Pod) -> None:
+        """Tunnels that come sooner wait in the socket's queue: a restarted agent's peers must not be turned away."""
+        await self._identities.arrival(pod.identity, self._certificate_wait)
+        if pod not in self._closed:
+            return
+        self._closed.remove(pod)
+        try:
+            self._accept_tunnels(pod)
+        except (OSError, ValueError) as error:
+            _log.warning("no tunnels to a pod", extra=fields(pod=pod.full_name, error=str(error)))
 
     def _serve_names(self, pod: Pod) -> None:
         if self._names is not None:
@@ -206,15 +245,3 @@ class Serving:
             shown = fields(pod=pod.full_name, uid=pod.uid, error=str(error))
             _log.warning("pod not restored", extra=shown)
             return True
-
-
-class _Socket(Protocol):
-    def fileno(self) -> int: ...
-
-
-def _sockets(enrolled: EnrolledPod) -> list[tuple[_Socket, ListenerKind]]:
-    return [
-        (enrolled.outbound, ListenerKind.OUTBOUND),
-        (enrolled.inbound, ListenerKind.INBOUND),
-        (enrolled.hbone, ListenerKind.HBONE),
-    ]

@@ -168,12 +168,17 @@ class IdentityManager:
         held = self._entry(identity)
         if held.svid is None and not held.running:
             self._enqueue(held, Priority.REAL_TIME)
+        if not await self.arrival(identity, timeout):
+            raise IdentityUnavailable(held.error or f"no certificate within {timeout:g} s")
+        return held.number
+
+    async def arrival(self, identity: SpiffeId, timeout: float) -> bool:
+        """Wait for a valid certificate that has been asked for; whether there is one."""
+        held = self._entry(identity)
         with trio.move_on_after(timeout):
             while held.svid is None:
                 await held.changed.wait()
-        if held.svid is None:
-            raise IdentityUnavailable(held.error or f"no certificate within {timeout:g} s")
-        return held.number
+        return held.svid is not None
 
     # The work
 

@@ -130,11 +130,11 @@ def who(host: str) -> dict[str, object]:
         return {"seen": patterns.read_all(sock, 1).decode(), "own": own}
 
 
-def attempt(host: str, port: str) -> dict[str, object]:
-    """How one connection ends: what came back for four octets, or the error."""
+def attempt(host: str, port: str, patience: str = "10") -> dict[str, object]:
+    """How one connection ends: what came back for four octets, or the error. `patience` in seconds."""
     began = time.monotonic()
     try:
-        with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with socket.create_connection((host, int(port)), timeout=float(patience)) as sock:
             sock.sendall(b"ping")
             got = sock.recv(4)
             return {"got": got.decode(), "seconds": time.monotonic() - began}

@@ -19,6 +19,8 @@ from tests.interop.ztunnel.ticker import Ticker
 pytestmark = [pytest.mark.root, pytest.mark.ztunnel]
 
 WAYS = [("our", "rust"), ("rust", "our")]
+ATTEMPT_RUST = ("attempt", "rust-web.shop", "7000")
+ATTEMPT_OURS = ("attempt", "our-web.shop", "7000", "60")
 DRAIN = 5.0  # seconds, from TERMINATION_GRACE_PERIOD_SECONDS=6
 
 
@@ -98,22 +100,34 @@ def test_a_draining_server_lets_open_connections_live_until_its_deadline(
             ticker.close()
 
 
-@pytest.mark.parametrize(("source", "target"), WAYS)
-def test_new_connections_to_a_draining_server_fail_at_once(
-    brisk: MixedMesh, source: str, target: str
-) -> None:
+def test_new_connections_to_a_draining_ztunnel_fail_at_once(brisk: MixedMesh) -> None:
     """Its listeners are closed, its tunnels have said GOAWAY: nobody may wait for an answer that never comes."""
-    node, client, host = (THEIRS if target == "rust" else OURS), f"shop/{source}-client", f"{target}-web.shop"
-    with agent_back(brisk, node) as pid:
-        ticker = Ticker(brisk, client, host)
+    with agent_back(brisk, THEIRS) as pid:
+        ticker = Ticker(brisk, "shop/our-client", "rust-web.shop")
         try:
             os.kill(pid, signal.SIGTERM)
             found = wait_for(
                 "new connections are refused",
-                lambda: f if "error" in (f := brisk.run(client, "attempt", host, "7000")) else None,
+                lambda: f if "error" in (f := brisk.run("shop/our-client", *ATTEMPT_RUST)) else None,
                 DRAIN,
             )
             assert found["seconds"] < 1.0, found
+        finally:
+            ticker.close()
+
+
+def test_new_connections_to_our_draining_agent_wait_for_the_next_one(brisk: MixedMesh) -> None:
+    """The fd store keeps its listeners meanwhile; the next agent accepts tunnels when it has a certificate."""
+    with agent_back(brisk, OURS) as pid:
+        ticker = Ticker(brisk, "shop/rust-client", "our-web.shop")
+        try:
+            os.kill(pid, signal.SIGTERM)
+            found = wait_for(
+                "a new connection waits",
+                lambda: f if (f := brisk.run("shop/rust-client", *ATTEMPT_OURS))["seconds"] > 1.0 else None,
+                DRAIN,
+            )
+            assert found.get("got") == "ping", found
         finally:
             ticker.close()
 

@@ -83,7 +83,7 @@ class Bench:
         self.verdicts = Verdicts(engine, self.flows, lambda: self.store.snapshot, self.redecider.again, 1)
         self.identities = Identities()
         self.addresses: tuple[Any, ...] = ()
-        holder: Any = Recorder(IdentityManager, hold=lambda **_: 1)
+        holder: Any = Recorder(IdentityManager, hold=lambda **_: 1, ready=lambda **_: True)
         capture: Any = FakeCapture()
         self.pods = Pods(
             capture=capture,

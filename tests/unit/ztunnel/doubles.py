@@ -50,6 +50,9 @@ class _Socket:
     def fileno(self) -> int:
         return self._number
 
+    def close(self) -> None:
+        self._number = -1
+
 
 @dataclass
 class FakeCapture:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from ebpf.capture import PodNetwork
@@ -22,6 +23,8 @@ from ztunnel.enrol.settings import CaptureSettings
 from ztunnel.enrol.zds import Add, Delete, Keep, ProtocolError, Snapshot
 from ztunnel.identity.manager import IdentityManager
 
+CERTIFICATE_WAIT = 5.0
+CLEAR = [ListenerKind.OUTBOUND, ListenerKind.INBOUND]
 NO_SLOT = CaptureError(CaptureReason.NO_FREE_SLOT, "no room for another pod", "raise the limit")
 
 
@@ -29,7 +32,14 @@ class Setup:
     def __init__(self, capture: FakeCapture, engine: Recorder, folder: Path) -> None:
         self.capture, self.engine, self.folder = capture, engine, folder
         numbers = iter(range(1, 1000))
-        self.identities: Any = Recorder(IdentityManager, hold=lambda **_: next(numbers))
+        self.certified = trio.Event()
+        self.certified.set()
+        self.identities: Any = Recorder(
+            IdentityManager,
+            hold=lambda **_: next(numbers),
+            ready=lambda **_: self.certified.is_set(),
+            arrival=self._arrival,
+        )
         self.domains: dict[str, str] = {}
         self.addresses: tuple[Any, ...] = (ip_address("10.0.0.1"),)
         self.pods = Pods(
@@ -38,11 +48,21 @@ class Setup:
             identities=self.identities,
             network_of=self._network_of,
             trust_domain_of=lambda namespace, name, account: self.domains.get(name, "cluster.local"),
+            certificate_wait=CERTIFICATE_WAIT,
         )
         self.pods.connected()
 
     def _network_of(self, fd: int, settings: CaptureSettings) -> PodNetwork:
         return PodNetwork(fd, self.addresses, exempt_inbound_ports=settings.exclude_inbound)
+
+    async def _arrival(self, identity: SpiffeId, timeout: float) -> bool:
+        with trio.move_on_after(timeout):
+            await self.certified.wait()
+        return self.certified.is_set()
+
+    def kinds(self) -> list[ListenerKind]:
+        """What the engine was told to listen for, in order."""
+        return [call["kind"] for call in self.engine.named("listen")]
 
     def add(self, uid: str, netns: str = "", settings: CaptureSettings | None = None) -> Add:
         """A request with a descriptor of its own; equal `netns` means the same namespace."""
@@ -89,6 +109,75 @@ async def test_add_captures_listens_and_warms_the_certificate_before_the_ack(set
         {"owner": "a", "identity": SpiffeId("cluster.local", "shop", "sa-a")}
     ]
     assert setup.pods.by_tag(pod.tag) is pod
+
+
+@pytest.mark.trio
+async def test_tunnels_wait_for_the_certificate(setup: Setup, autojump_clock: MockClock) -> None:
+    """Those that came to a listener while no agent was there would be turned away by the next one otherwise."""
+    setup.certified = trio.Event()
+    await setup.pods.handle(setup.add("a"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.pods.accept_tunnels)
+        await trio.sleep(CERTIFICATE_WAIT / 2)
+        assert setup.kinds() == CLEAR
+        setup.certified.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert setup.kinds() == [*CLEAR, ListenerKind.HBONE]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_tunnels_are_accepted_when_the_certificate_is_late(
+    setup: Setup, autojump_clock: MockClock
+) -> None:
+    """Their senders are to hear why they fail."""
+    setup.certified = trio.Event()
+    await setup.pods.handle(setup.add("a"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.pods.accept_tunnels)
+        await trio.sleep(CERTIFICATE_WAIT + 1)
+        assert setup.kinds() == [*CLEAR, ListenerKind.HBONE]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("end", ["deleted", "draining"])
+async def test_no_tunnels_for_a_pod_that_went_before_its_certificate_came(
+    setup: Setup, end: str, autojump_clock: MockClock
+) -> None:
+    setup.certified = trio.Event()
+    await setup.pods.handle(setup.add("a"))
+    await setup.pods.handle(Snapshot())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.pods.accept_tunnels)
+        await trio.testing.wait_all_tasks_blocked()
+        if end == "deleted":
+            await setup.pods.handle(Delete("a"))
+        else:
+            setup.pods.stop_accepting()
+        setup.certified.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert setup.kinds() == CLEAR
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_pod_that_waits_for_its_certificate_may_become_another(
+    setup: Setup, autojump_clock: MockClock
+) -> None:
+    setup.certified = trio.Event()
+    await setup.pods.handle(setup.add("a"))
+    (pod,) = setup.pods
+    setup.domains["a"] = "corp.example"
+    setup.pods.refresh_identities()
+    assert setup.engine.named("unlisten") == []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.pods.accept_tunnels)
+        setup.certified.set()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert setup.kinds() == [*CLEAR, ListenerKind.HBONE]
+    assert setup.engine.named("listen")[-1]["identity"] == pod.identity_number
 
 
 @pytest.mark.trio
