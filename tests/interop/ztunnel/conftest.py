@@ -51,6 +51,14 @@ def brisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MixedMesh]:
 
 
 @pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MixedMesh]:
+    """A mesh whose agents take half a minute to drain: time enough to look at one that does."""
+    folder = tmp_path_factory.mktemp("patient") / "objects"
+    with running(folder, f"zp{os.getpid()}", TERMINATION_GRACE_PERIOD_SECONDS="31") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One engine and one ztunnel, without a mesh."""
     with Lab(tmp_path_factory.mktemp("lab")) as found:

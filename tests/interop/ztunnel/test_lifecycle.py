@@ -14,14 +14,12 @@ import pytest
 
 from daemonset.demo.mesh import wait_for
 from tests.interop.ztunnel.mesh import OURS, THEIRS, MixedMesh
-from tests.interop.ztunnel.ticker import Ticker
+from tests.interop.ztunnel.ticker import Attempts, Ticker
 
 pytestmark = [pytest.mark.root, pytest.mark.ztunnel]
 
 WAYS = [("our", "rust"), ("rust", "our")]
-ATTEMPT_RUST = ("attempt", "rust-web.shop", "7000")
-ATTEMPT_OURS = ("attempt", "our-web.shop", "7000", "60")
-DRAIN = 5.0  # seconds, from TERMINATION_GRACE_PERIOD_SECONDS=6
+DRAIN, LONG_DRAIN = 5.0, 30.0  # seconds, a second less than TERMINATION_GRACE_PERIOD_SECONDS
 
 
 def serials(mesh: MixedMesh, node: str) -> dict[str, str]:
@@ -73,7 +71,7 @@ def agent_back(mesh: MixedMesh, node: str) -> Iterator[int]:
         wait_for(
             f"{source} reaches {target}",
             lambda s=source, t=target: mesh.answers(f"shop/{s}-client", f"{t}-web.shop"),  # type: ignore[misc]
-            10,
+            60,
         )
 
 
@@ -94,42 +92,39 @@ def test_a_draining_server_lets_open_connections_live_until_its_deadline(
         try:
             asked = time.monotonic()
             os.kill(pid, signal.SIGTERM)
-            wait_for("the open connection ends", lambda: ticker.end, DRAIN + 5)
-            assert DRAIN - 1.5 < ticker.last - asked < DRAIN + 2.5, "it should have lived until the deadline"
+            wait_for("the open connection ends", lambda: ticker.end, 60)
+            assert ticker.last - asked > DRAIN / 2, "it should have lived until the deadline"
         finally:
             ticker.close()
 
 
-def test_new_connections_to_a_draining_ztunnel_fail_at_once(brisk: MixedMesh) -> None:
-    """Its listeners are closed, its tunnels have said GOAWAY: nobody may wait for an answer that never comes."""
-    with agent_back(brisk, THEIRS) as pid:
-        ticker = Ticker(brisk, "shop/our-client", "rust-web.shop")
-        try:
-            os.kill(pid, signal.SIGTERM)
-            found = wait_for(
-                "new connections are refused",
-                lambda: f if "error" in (f := brisk.run("shop/our-client", *ATTEMPT_RUST)) else None,
-                DRAIN,
-            )
-            assert found["seconds"] < 1.0, found
-        finally:
-            ticker.close()
+def test_new_connections_to_a_draining_ztunnel_fail_at_once(patient: MixedMesh) -> None:
+    """Its listeners are closed, its tunnels have said GOAWAY: nobody may wait for an answer that never comes, which
+    would be until the drain's end."""
+    with agent_back(patient, THEIRS) as pid, contextlib.ExitStack() as closing:
+        held = Ticker(patient, "shop/our-client", "rust-web.shop")
+        closing.callback(held.close)
+        tried = Attempts(patient, "shop/our-client", "rust-web.shop")
+        closing.callback(tried.close)
+        os.kill(pid, signal.SIGTERM)
+        found = wait_for("new connections are refused", tried.failures, LONG_DRAIN)
+        assert found[0]["seconds"] < LONG_DRAIN / 3, found[0]
+        assert not held.end, "the server was not draining any more"
 
 
 def test_new_connections_to_our_draining_agent_wait_for_the_next_one(brisk: MixedMesh) -> None:
-    """The fd store keeps its listeners meanwhile; the next agent accepts tunnels when it has a certificate."""
-    with agent_back(brisk, OURS) as pid:
-        ticker = Ticker(brisk, "shop/rust-client", "our-web.shop")
-        try:
-            os.kill(pid, signal.SIGTERM)
-            found = wait_for(
-                "a new connection waits",
-                lambda: f if (f := brisk.run("shop/rust-client", *ATTEMPT_OURS))["seconds"] > 1.0 else None,
-                DRAIN,
-            )
-            assert found.get("got") == "ping", found
-        finally:
-            ticker.close()
+    """The fd store keeps its listeners meanwhile; the next agent accepts tunnels when it has a certificate. One connection at most may have crossed the GOAWAY: Istio's client
+    does not try again what was refused."""
+    with agent_back(brisk, OURS) as pid, contextlib.ExitStack() as closing:
+        held = Ticker(brisk, "shop/rust-client", "our-web.shop")
+        closing.callback(held.close)
+        tried = Attempts(brisk, "shop/rust-client", "our-web.shop")
+        closing.callback(tried.close)
+        os.kill(pid, signal.SIGTERM)
+        wait_for("the open connection ends", lambda: held.end, 60)
+        made = len(tried.found)
+        wait_for("connections are answered again", lambda: tried.found[made + 3 :], 90)
+        assert len(tried.failures()) <= 1, tried.failures()
 
 
 @pytest.mark.parametrize(("source", "target"), WAYS)
@@ -141,6 +136,6 @@ def test_a_killed_agent_breaks_its_connections_and_comes_back(
         ticker = Ticker(brisk, f"shop/{source}-client", f"{target}-web.shop")
         try:
             os.kill(pid, signal.SIGKILL)
-            wait_for("the open connection ends", lambda: ticker.end, 5)
+            wait_for("the open connection ends", lambda: ticker.end, 60)
         finally:
             ticker.close()

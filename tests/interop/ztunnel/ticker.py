@@ -1,11 +1,13 @@
-"""A connection that stays open between two pods of the mixed mesh."""
+"""Connections between two pods of the mixed mesh, seen from inside: one that stays open, and one after another."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from daemonset.demo.mesh import wait_for
 from tests.interop.ztunnel.mesh import APP, MixedMesh
@@ -37,8 +39,38 @@ class Ticker:
         return not self.end
 
     def close(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        _end(self._process)
+
+
+class Attempts:
+    """One short connection after another; `found` has what became of each, as app.py's `attempt` tells it."""
+
+    def __init__(self, mesh: MixedMesh, where: str, host: str) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._process = mesh.spawn(where, sys.executable, "-u", str(APP), "attempts", host)
+        threading.Thread(target=self._read, daemon=True).start()
+        wait_for(f"{where} reaches {host}", lambda: any(_answered(f) for f in self.found), 60)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.found.append(json.loads(line))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Those that were not answered."""
+        return [found for found in self.found if not _answered(found)]
+
+    def close(self) -> None:
+        _end(self._process)
+
+
+def _answered(found: dict[str, Any]) -> bool:
+    return found.get("got") == "ping"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
