@@ -216,14 +216,16 @@ void tunnel_socket_failed(struct tunnel *t, int error)
 
 bool tunnel_out_of_memory(struct tunnel *t)
 {
-    COUNT(t->worker, shed_memory);
+    if (!t->ending) /* or its last words lack memory as well */
+        COUNT(t->worker, shed_memory);
     tunnel_fail(t, REASON_overload, H2_INTERNAL_ERROR, "out of memory");
     return false;
 }
 
 bool tunnel_abused(struct tunnel *t, _Atomic uint64_t *counter, const char *detail)
 {
-    stat_add(counter, 1);
+    if (!t->ending) /* or there is no room for its last words */
+        stat_add(counter, 1);
     tunnel_fail(t, REASON_peer_abuse, H2_ENHANCE_YOUR_CALM, detail);
     return false;
 }

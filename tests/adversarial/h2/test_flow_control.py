@@ -123,6 +123,7 @@ def test_stalled_reader(arenas: Arenas, windows: str) -> None:
             else:
                 time.sleep(0.05)
         arena.ended_by({"stalled"})
+        assert arena.counted("stalled_flows") == streams
         assert 1.0 < time.monotonic() - start < 8  # stall_timeout is 1.5 s here
         assert highest - before < streams * (64 << 10) + (8 << 20)
         peer.close()
