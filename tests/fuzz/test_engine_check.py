@@ -48,6 +48,14 @@ def check(core: tuple[Path, list[str]], name: str, *arguments: str, wraps: tuple
     return done.stderr
 
 
+def test_the_core_knows_nothing_of_python(core: tuple[Path, list[str]]) -> None:
+    """Worker threads run nothing but this code, so they cannot call Python or take the GIL."""
+    names = subprocess.run(["nm", "--undefined-only", *core[1]], capture_output=True, text=True, check=True)
+    wanted = {line.split()[-1] for line in names.stdout.splitlines() if " U " in line}
+    assert "pthread_create" in wanted, "these are the objects that make the threads"
+    assert not {name for name in wanted if name.lstrip("_").startswith("Py")}
+
+
 @pytest.mark.timeout(600)
 def test_engine_check_is_clean_and_leaves_nothing(core: tuple[Path, list[str]]) -> None:
     check(core, "engine_check")

@@ -1,4 +1,4 @@
-"""Rules of RFC 9113 that no attack by name is about; rules.md says which test holds each of the others."""
+"""Rules of RFC 9113 that no attack by name is about; README.md names the tests of the others."""
 
 from __future__ import annotations
 
