@@ -71,7 +71,7 @@ def environment(built: str = "") -> dict[str, str]:
         "ASAN_OPTIONS": "detect_leaks=1:leak_check_at_exit=0:abort_on_error=1",
         "LSAN_OPTIONS": f"suppressions={Path(__file__).with_name('lsan.supp')}:print_suppressions=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "TSAN_OPTIONS": "halt_on_error=0:exitcode=66",
+        "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
         "PYTHONMALLOC": "malloc",
     }
 

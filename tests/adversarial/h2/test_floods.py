@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from tests.adversarial.h2.test_framing import conn_error
-from tests.support import frames, servers
+from tests.support import frames, sanitized, servers
 from tests.support.arena import CLIENT_ID, Arena
 from tests.support.enginehost import Deliver, Hold, TunnelTo
 from tests.support.frames import Code, Setting, Type
@@ -45,7 +45,7 @@ def test_rapid_reset(arena: Arena) -> None:
         assert dials <= 300
         peer.pump(0.2)
         assert len(app.connections) <= dials + 1, "upstream dials after the cut"
-        assert spent < 0.2, f"{spent:.3f} CPU s"
+        assert sanitized.kind() or spent < 0.2, f"{spent:.3f} CPU s"
 
 
 def test_resets_of_living_tunnels_in_moderation_are_fine(arena: Arena) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import frames
+from tests.support import frames, sanitized
 from tests.support.arena import Arena, Arenas, assert_reset
 from tests.support.frames import Type
 from tests.support.peer import Peer, Refused
@@ -157,7 +157,7 @@ def test_defective_client_is_turned_away(arena: Arena, mint: Mint, slug: str) ->
     else:
         turned_away(peer)
     arena.only_failure(slug)
-    assert arena.host.cpu() - spent < 0.1
+    assert sanitized.kind() or arena.host.cpu() - spent < 0.1
     assert not any(
         g.kind == "ConnectRequested" for g in arena.host.events()[arena.mark :] if g.tag == arena.tag
     )
@@ -353,8 +353,8 @@ def test_chain_of_a_megabyte(arena: Arena) -> None:
         turned_away(peer)
     assert set(arena.endings()) <= {"peer_cert_invalid", "tls_handshake_failed", "peer_abuse"}
     arena.ended_once()
-    assert arena.host.rss() - before < 2 << 20
-    assert arena.host.cpu() - spent < 0.1
+    assert sanitized.kind() or arena.host.rss() - before < 2 << 20
+    assert sanitized.kind() or arena.host.cpu() - spent < 0.1
 
 
 def test_a_root_is_not_a_workload(arena: Arena) -> None:

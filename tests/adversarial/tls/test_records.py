@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.support import frames, servers, tls13
+from tests.support import frames, sanitized, servers, tls13
 from tests.support.arena import Arena, assert_reset
 from tests.support.enginehost import Deliver
 from tests.support.frames import Type
@@ -128,7 +128,7 @@ def test_key_update_flood(arena: Arena, request_ours: bool) -> None:
         pass
     assert peer.wait_end(3).closed
     assert peer.key_updates < 1000
-    assert arena.host.cpu() - spent < 0.5
+    assert sanitized.kind() or arena.host.cpu() - spent < 0.5
     arena.only_failure("peer_abuse")
 
 
