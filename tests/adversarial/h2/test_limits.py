@@ -172,7 +172,10 @@ def test_a_handshake_has_a_number_of_records(arena: Arena) -> None:
 def test_answers_that_nobody_reads_have_a_size(arena: Arena) -> None:
     """Each request that is not a CONNECT is answered; a client that reads none of the answers is cut."""
     sock = socket.socket()
-    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # little is under way at once, so the canary has its turns
+    for buffer in (
+        socket.SO_RCVBUF,
+        socket.SO_SNDBUF,
+    ):  # little is under way at once, so the canary has its turns
         sock.setsockopt(socket.SOL_SOCKET, buffer, 8192)
     sock.connect(arena.hbone)
     peer = Peer(sock, server=False)
