@@ -224,7 +224,10 @@ struct handshake *handshake_new(struct identity *identity, bool client, const ch
     }
     BIO_set_mem_eof_return(h->in, -1);
     SSL_set_bio(h->ssl, h->in, h->out);
-    SSL_set_app_data(h->ssl, h);
+    if (!SSL_set_app_data(h->ssl, h)) { /* the callbacks could not do without */
+        handshake_free(h);
+        return NULL;
+    }
     if (place)
         h->place = *place;
     if (client && place && identity->sessions)
