@@ -57,7 +57,7 @@ class UpdateFlag(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """`target` is a cgroup id, or a network namespace's inode; 0 once the target is gone."""
+    """`target` is a cgroup id, a network namespace's inode, or an interface's index; 0 once the target is gone."""
 
     program: int
     target: int
@@ -252,7 +252,8 @@ def pinned(path: Path) -> int | None:
 
 
 def link_create(program: int, target: int, attach: AttachType) -> int:
-    """Attach a program to the descriptor of a cgroup directory, a network namespace or a map of sockets."""
+    """Attach a program to the descriptor of a cgroup directory, a network namespace or a map of sockets, or (tcx) to the
+    interface of that index."""
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, target, attach, 0))[0]
 
 
@@ -282,5 +283,6 @@ def link_info(fd: int, attach: AttachType) -> LinkInfo:
     """What an open link joins. `attach` tells how to read the target."""
     raw = _info(fd, 64)
     (program,) = struct.unpack_from("=I", raw, 8)
-    (target,) = struct.unpack_from("=I" if attach is AttachType.SK_LOOKUP else "=Q", raw, 16)
+    is_short = attach in (AttachType.SK_LOOKUP, AttachType.TCX_INGRESS)
+    (target,) = struct.unpack_from("=I" if is_short else "=Q", raw, 16)
     return LinkInfo(program, target)

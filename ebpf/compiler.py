@@ -28,7 +28,7 @@ from ebpf.kinds import AttachType, MapInfo, ProgramType
 
 PROGRAMS_DIR: Final = Path(__file__).parent / "programs"
 SOURCES: Final = tuple(
-    PROGRAMS_DIR / name for name in ("common.h", "pairs.h", "turbo.h", "direct.h", "capture.c")
+    PROGRAMS_DIR / name for name in ("common.h", "pairs.h", "turbo.h", "direct.h", "redirect.h", "capture.c")
 )
 SHIPPED: Final = PROGRAMS_DIR / "capture.json"
 STUBS: Final = PROGRAMS_DIR / "stubs"
@@ -49,6 +49,7 @@ ENTRY_POINTS: Final = {
     "peer6": (ProgramType.CGROUP_SOCK_ADDR, AttachType.PEER6),
     "turbo_joins": (ProgramType.SOCK_OPS, AttachType.SOCK_OPS),
     "turbo": (ProgramType.SK_MSG, AttachType.SK_MSG_VERDICT),
+    "redirect": (ProgramType.SCHED_CLS, AttachType.TCX_INGRESS),
 }
 _TIMEOUT: Final = 60.0
 

@@ -21,6 +21,7 @@ from ebpf.errors import CaptureError, CaptureReason
 from ebpf.loader import Kernel
 from ebpf.maps import Counter
 from ebpf.pairs import CONN, RECORD, DirectConnection, Field, PairKey, Target, What
+from ebpf.redirect import Redirect
 from ebpf.ring import Ring
 from ebpf.turbo import Turbo
 
@@ -50,6 +51,7 @@ class Direct:
         self._pairs: dict[PairKey, Target] = {}
         self._of_slot: dict[int, set[PairKey]] = defaultdict(set)
         self._admitted: set[int] = set()
+        self.redirect = Redirect(kernel, self._admitted.__contains__)
         self.refused = 0
         self._ring: Ring | None = None
         self.end_lease()
@@ -75,6 +77,7 @@ class Direct:
         """No new direct connections, and nothing attached; what is open goes on, unobserved."""
         self.suspend()
         self._kernel.detach_direct()
+        self.redirect.disable()
         self.turbo.enabled = False
         self.turbo.sweep()
 
@@ -213,6 +216,7 @@ class Direct:
         with self._lock:
             self._admitted.discard(slot)
             self._remove(list(self._of_slot.pop(slot, ())))
+        self.redirect.remove(slot)
 
     def _remove(self, keys: Iterable[PairKey]) -> None:
         fd = self._kernel.maps["direct_pairs"]

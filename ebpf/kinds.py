@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class ProgramType(enum.IntEnum):
     """enum bpf_prog_type, as far as used."""
 
+    SCHED_CLS = 3
     SOCK_OPS = 13
     SK_MSG = 16
     RAW_TRACEPOINT = 17
@@ -27,6 +28,7 @@ class AttachType(enum.IntEnum):
     PEER4 = 29
     PEER6 = 30
     SK_LOOKUP = 36
+    TCX_INGRESS = 46
 
 
 class MapType(enum.IntEnum):

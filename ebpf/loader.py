@@ -1,6 +1,7 @@
 """Maps, programs and links in the kernel: created, or adopted from where a former agent pinned them.
 
-Pins, under `PIN_DIR/v<layout version>/`: `map_NAME`, `link_NAME` (cgroup), `pod_SLOT` (namespace).
+Pins, under `PIN_DIR/v<layout version>/`: `map_NAME`, `link_NAME` (cgroup), `pod_SLOT` (namespace), `redirect_SLOT` (the
+host's end of a veth).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DIRECT_PROGRAMS: Final = ("direct", "peer4", "peer6")
 TURBO_PROGRAM: Final = "turbo_joins"
 _TURBO_VERDICT: Final = "turbo"
 _POD: Final = "pod_"
+_REDIRECT: Final = "redirect_"
 
 
 def layout_dir(pin_dir: Path) -> Path:
@@ -128,22 +130,49 @@ class Kernel:
             if path.name.startswith(_POD):
                 yield int(path.name.removeprefix(_POD))
 
-    def _attach(self, path: Path, name: str, target: int, holes: Mapping[str, int]) -> None:
+    def attach_redirect(self, slot: int, ifindex: int) -> None:
+        """Attach the short cut to the host's end of a pod's veth, in this thread's network namespace; where it is
+        attached already, put this program in place of the one that is there."""
+        path = self.directory / f"{_REDIRECT}{slot}"
+        self._attach(path, "redirect", ifindex, {}, ifindex)
+
+    def detach_redirect(self, slot: int) -> None:
+        """Undo `attach_redirect`, also if a former agent did it."""
+        unlink(self.directory / f"{_REDIRECT}{slot}")
+
+    def redirects(self) -> dict[int, int]:
+        """Slots whose short cut is pinned: the interface it is attached to, 0 if that is gone."""
+        found: dict[int, int] = {}
+        for path in list(self.directory.glob(f"{_REDIRECT}*")):
+            link = bpf.pinned(path)
+            if link is not None:
+                try:
+                    found[int(path.name.removeprefix(_REDIRECT))] = bpf.link_info(
+                        link, AttachType.TCX_INGRESS
+                    ).target
+                finally:
+                    os.close(link)
+        return found
+
+    def _attach(
+        self, path: Path, name: str, target: int, holes: Mapping[str, int], known_by: int | None = None
+    ) -> None:
+        """`known_by`: what the kernel tells of the target; of a cgroup or namespace that is its inode."""
         program = self.load(name, **holes)
         try:
-            if not self._update(path, name, target, program):
+            if not self._update(path, name, known_by or os.fstat(target).st_ino, program):
                 self._create(path, name, target, program)
         finally:
             os.close(program)
 
-    def _update(self, path: Path, name: str, target: int, program: int) -> bool:
+    def _update(self, path: Path, name: str, known_by: int, program: int) -> bool:
         """Whether a pinned link to just this target took the program over."""
         link = bpf.pinned(path)
         if link is None:
             return False
         try:
             info = bpf.link_info(link, self.collection.programs[name].attach)
-            if info.target == os.fstat(target).st_ino:  # a cgroup's id is its inode, too
+            if info.target == known_by:  # a cgroup's id is its inode, too
                 bpf.link_update(link, program)
                 return True
         finally:

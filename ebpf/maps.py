@@ -15,7 +15,7 @@ from typing import Final
 
 from ebpf.kinds import MapInfo, MapType
 
-LAYOUT_VERSION: Final = 7
+LAYOUT_VERSION: Final = 8
 """In the pin path; to be raised whenever a struct or the meaning of a field changes."""
 
 MAX_PODS: Final = 4096
@@ -84,6 +84,7 @@ class Counter(enum.IntEnum):
     FALLEN_BACK = 7
     DNS = 8
     TURBO = 9
+    REDIRECTED = 10
 
 
 LAYOUT: Final = {
@@ -93,7 +94,7 @@ LAYOUT: Final = {
     "exempt": MapInfo(MapType.HASH, 8, 4, 65536, _NO_PREALLOC),
     "agents": MapInfo(MapType.HASH, 4, 4, 64, _NO_PREALLOC),
     "listeners": MapInfo(MapType.SOCKMAP, 4, 8, MAX_PODS * KINDS, 0),
-    "counters": MapInfo(MapType.ARRAY, 4, 8, 10, 0),
+    "counters": MapInfo(MapType.ARRAY, 4, 8, 11, 0),
     "direct_pairs": MapInfo(MapType.HASH, 24, 56, 65536, _NO_PREALLOC),
     "direct_conns": MapInfo(MapType.HASH, 36, 96, 131072, _NO_PREALLOC),
     "direct_events": MapInfo(MapType.RINGBUF, 0, 0, 1 << 21, 0),
@@ -102,6 +103,7 @@ LAYOUT: Final = {
     "direct_until": MapInfo(MapType.ARRAY, 4, 8, 1, 0),
     "turbo_sockets": MapInfo(MapType.SOCKHASH, 36, 4, 131072, 0),
     "turbo_ends": MapInfo(MapType.HASH, 36, 32, 131072, _NO_PREALLOC),
+    "redirect_hosts": MapInfo(MapType.HASH, 16, 32, 16384, _NO_PREALLOC),
 }
 
 

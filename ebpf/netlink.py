@@ -24,6 +24,7 @@ _DONE: Final = 3
 _REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _DUMP, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x300, 0x400
 
 NEW_LINK: Final = 16
+GET_LINK: Final = 18
 NEW_ADDRESS: Final = 20
 GET_ADDRESS: Final = 22
 NEW_ROUTE: Final = 24
@@ -32,6 +33,7 @@ GET_ROUTE: Final = 26
 NEW_RULE: Final = 32
 DELETE_RULE: Final = 33
 GET_RULE: Final = 34
+GET_NSID: Final = 90
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _TYPE_AT, _RTN_LOCAL = 1, 7, 2
@@ -146,12 +148,17 @@ class Netlink:
         """All objects of a kind: message bodies."""
         return list(self._request(message, _DUMP, body))
 
+    def get(self, message: int, body: bytes) -> bytes:
+        """One object: the body of the answer. OSError as the kernel answers."""
+        (answer, *_) = self._request(message, _ACK, body)
+        return answer
+
     def is_local(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether packets to it would be delivered here. OSError if they would go nowhere."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         wanted = struct.pack("=8BI", family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
         wanted += attribute(_RTA_DST, address.packed)
-        (route, *_) = self._request(GET_ROUTE, _ACK, wanted)
+        route = self.get(GET_ROUTE, wanted)
         return route[_TYPE_AT] == _RTN_LOCAL
 
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -64,15 +64,15 @@ def _give_addresses() -> None:
     bring_loopback_up()
     with netlink.Netlink() as link:
         for address in _OWN:
-            family, bits = _family(address), address.max_prefixlen
+            family, bits = family_of(address), address.max_prefixlen
             body = struct.pack("=BBBBI", family, bits, 0x2, 0, 1)  # IFA_F_NODAD
             body += netlink.attributes({1: address.packed, 2: address.packed})
             with contextlib.suppress(PermissionError):  # IPv6 is switched off
                 link.create(netlink.NEW_ADDRESS, body)
-                _await_local(link, address)
+                await_local(link, address)
 
 
-def _await_local(link: netlink.Netlink, address: IPv4Address | IPv6Address) -> None:
+def await_local(link: netlink.Netlink, address: IPv4Address | IPv6Address) -> None:
     """The kernel makes the local route of an IPv6 address later, in a thread of its own, also without duplicate
     address detection; until then it drops what is sent there without a mark, and tells nobody."""
     deadline = time.monotonic() + _CONNECT_TIMEOUT
@@ -81,7 +81,7 @@ def _await_local(link: netlink.Netlink, address: IPv4Address | IPv6Address) -> N
         time.sleep(0.001)
 
 
-def _family(address: IPv4Address | IPv6Address) -> socket.AddressFamily:
+def family_of(address: IPv4Address | IPv6Address) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
@@ -92,7 +92,7 @@ def _expect(is_so: bool, otherwise: str) -> None:
 
 def _outbound(listener: socket.socket, to: IPv4Address | IPv6Address) -> None:
     """An ordinary connect reaches the agent's listener, which sees the true destination."""
-    with socket.socket(_family(to)) as client:
+    with socket.socket(family_of(to)) as client:
         client.settimeout(_CONNECT_TIMEOUT)
         client.connect((str(to), _PORT))
         listener.setblocking(True)
@@ -108,7 +108,7 @@ def _outbound(listener: socket.socket, to: IPv4Address | IPv6Address) -> None:
 
 def _onward(own: IPv4Address | IPv6Address, client_address: IPv4Address | IPv6Address) -> None:
     """A connection under the client's address reaches the application, and its answers come back."""
-    family = _family(own)
+    family = family_of(own)
     transparent = (socket.SOL_IP, 19) if family == socket.AF_INET else (socket.IPPROTO_IPV6, 75)
     with socket.socket(family) as application, socket.socket(family) as onward:
         application.bind((str(own), 0))
@@ -123,7 +123,7 @@ def _onward(own: IPv4Address | IPv6Address, client_address: IPv4Address | IPv6Ad
 
 def _question(dns: DnsSockets, to: IPv4Address | IPv6Address) -> None:
     """A question to a name server reaches the agent, and the answer comes from that name server."""
-    with socket.socket(_family(to), socket.SOCK_DGRAM) as client:
+    with socket.socket(family_of(to), socket.SOCK_DGRAM) as client:
         client.connect((str(to), DNS_PORT))
         client.settimeout(_CONNECT_TIMEOUT)
         client.send(b"?")
@@ -136,7 +136,7 @@ def _question(dns: DnsSockets, to: IPv4Address | IPv6Address) -> None:
 
 
 def _unreachable(to: IPv4Address | IPv6Address, mark: int = 0) -> None:
-    with socket.socket(_family(to)) as client:
+    with socket.socket(family_of(to)) as client:
         client.settimeout(_CONNECT_TIMEOUT)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         _expect(client.connect_ex((str(to), _PORT)) != 0, f"{to} answers, but nobody is there")

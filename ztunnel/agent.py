@@ -97,6 +97,7 @@ class Agent:
             network=config.network,
             current=lambda: self.store.snapshot,
             monotonic=time.monotonic,
+            redirect_peer=config.redirect_peer,
         )
         # First: the redecider has to find the connections that were begun until now.
         self.store.subscribe(self.direct.changed)
@@ -132,7 +133,10 @@ class Agent:
     def _readiness(self) -> Readiness:
         chosen = self.capture.chosen
         how = f"capture: variant {chosen.variant} ({chosen.why}): {chosen.reason}"
-        readiness = Readiness(lambda: how, self.source.note)
+        notes = [lambda: how, self.source.note]
+        if self.config.redirect_peer:
+            notes.append(self._shortcut_note)
+        readiness = Readiness(*notes)
         readiness.require("shutdown", lambda: not self._stopping.is_set())
         if self.xds is not None:
             readiness.require("state manager", self.xds.ready.is_set)
@@ -142,6 +146,9 @@ class Agent:
         readiness.require("revocation lists", lambda: self.crl is None or self.crl.usable)
         readiness.require("certificates", lambda: not self.identities.expired)
         return readiness
+
+    def _shortcut_note(self) -> str:
+        return self.direct.shortcut.note()
 
     def _watch(self, writer: LineWriter) -> None:
         if self.xds is not None:
@@ -263,6 +270,7 @@ class Agent:
             metrics=self.metrics,
             readiness=self.readiness,
             capture=self.capture.chosen,
+            shortcut=self.direct.shortcut,
             source=self.source,
             stop=self.stop,
         )

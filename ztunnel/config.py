@@ -262,6 +262,13 @@ SETTINGS: tuple[Setting, ...] = (
         "always, or never: allowed pods of one node talk plain TCP in the kernel (docs/direct-path.md)",
     ),
     Setting(
+        "AMBIENT_REDIRECT_PEER",
+        "redirect_peer",
+        values.flag,
+        "false",
+        "with SAME_NODE_ENCRYPTION=never: direct connections go past the node's routing and filters (docs/direct-path.md)",
+    ),
+    Setting(
         "AMBIENT_TAKEOVER",
         "takeover",
         values.flag,
@@ -340,6 +347,7 @@ class Config:
     capture: Choice
     pin_dir: Path
     same_node_encryption: bool
+    redirect_peer: bool
     takeover: bool
     fd_store: Path | None
     exempt_inbound: frozenset[int]
@@ -427,6 +435,10 @@ def load(environ: Mapping[str, str]) -> Config:
     if found["dns_capture"] and found["xds_on_demand"]:
         raise ConfigError(
             "ISTIO_META_DNS_CAPTURE and XDS_ON_DEMAND exclude each other: names need all services; unset one"
+        )
+    if found["redirect_peer"] and found["same_node_encryption"]:
+        raise ConfigError(
+            "AMBIENT_REDIRECT_PEER is for direct connections: set SAME_NODE_ENCRYPTION=never, or unset it"
         )
     return Config(
         **found,

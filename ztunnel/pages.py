@@ -14,6 +14,7 @@ from ebpf.variants import Chosen
 from hbone.engine import Engine
 from ztunnel import admin, config_dump, http1, whatif
 from ztunnel.config import Config
+from ztunnel.direct.shortcut import Shortcut
 from ztunnel.dns import whatname
 from ztunnel.dns.lookup import Names
 from ztunnel.enrol.pods import Pods
@@ -67,6 +68,7 @@ class View:
     metrics: Metrics
     readiness: Readiness
     capture: Chosen
+    shortcut: Shortcut
     source: PodSource
     stop: Callable[[], None]
 
@@ -139,7 +141,8 @@ def _admin(view: View) -> admin.Admin:
     pages.page("GET", "/config_dump", "everything the agent holds", admin.json_page(lambda _: view.dump()))
     pages.page("GET", "/connections", "live connections", admin.json_page(lambda _: view.connections()))
     capture = {field.name: getattr(view.capture, field.name) for field in fields(view.capture)}
-    pages.page("GET", "/capture", "how pods are captured, and why so", admin.json_page(lambda _: capture))
+    how = admin.json_page(lambda _: {**capture, "redirect_peer": view.shortcut.describe()})
+    pages.page("GET", "/capture", "how pods are captured, and why so", how)
     enrolment = admin.json_page(lambda _: view.source.describe())
     pages.page("GET", "/enrolment", "who tells which pods are in, and which of them wait", enrolment)
     pages.page("GET", "/explain", "?from=NS/POD&amp;to=HOST:PORT", view.explain)

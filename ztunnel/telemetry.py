@@ -156,6 +156,17 @@ def watch_capture(metrics: Metrics, capture: Capture) -> None:
         "How connections are captured, and whether that was the first choice",
         lambda: [({"variant": capture.variant, "why": capture.chosen.why}, 1)],
     )
+    redirect = capture.direct.redirect
+    metrics.gauge(
+        "ambient_redirect_peer_info",
+        "Whether direct connections go past the node's routing and filters",
+        lambda: [({"state": redirect.state.value}, 1)],
+    )
+    metrics.gauge(
+        "ambient_redirect_peer_pods",
+        "Pods that have the short cut, and pods without a veth that ends here",
+        lambda: [({"state": "on"}, len(redirect.slots)), ({"state": "left_out"}, len(redirect.left_out))],
+    )
 
 
 def watch_names(metrics: Metrics, dns: DnsServer) -> None:

@@ -53,6 +53,11 @@ def _text(state: dict[str, Any]) -> str:
         for name, node in state["nodes"].items()
         if node["capture"] and node["capture"]["why"] != "preferred"
     ]
+    parts += [
+        f"{name} gives direct connections no short cut: {node['capture']['redirect_peer']['problem']}"
+        for name, node in state["nodes"].items()
+        if node["capture"] and node["capture"].get("redirect_peer", {}).get("problem")
+    ]
     return "\n\n".join(parts)
 
 

@@ -32,6 +32,7 @@ HANDED_ON = frozenset(
         "RUST_LOG",
         "LOG_FORMAT",
         "SAME_NODE_ENCRYPTION",
+        "AMBIENT_REDIRECT_PEER",
         "CRL_PATH",
         "SECRET_TTL",
         "AMBIENT_CAPTURE",

@@ -216,11 +216,11 @@ class Capture:
     @_one_at_a_time
     def counters(self) -> dict[str, int]:
         """Counted since the maps were made: captured, outbound, inbound, hbone, dropped, failed, direct,
-        fallen_back, dns, turbo.
+        fallen_back, dns, turbo, redirected.
 
         `captured`: connect() marked; `dropped`: no agent listened; `failed`: the kernel refused to steer;
         `direct`: went direct; `fallen_back`: lost its permission on the way and went to the agent; `turbo`: sockets that
-        were accelerated.
+        were accelerated; `redirected`: SYNs that went past the host.
         """
         fd = self._kernel.maps["counters"]
         return {

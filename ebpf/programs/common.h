@@ -1,7 +1,7 @@
 /*
  * What the programs share: numbers, maps of enrolled pods, questions about addresses.
  *
- * The files are compiled as one text, in the order common.h, pairs.h, turbo.h, direct.h, capture.c.
+ * The files are compiled as one text, in the order common.h, pairs.h, turbo.h, direct.h, redirect.h, capture.c.
  *
  * Addresses are 16 bytes in network order (IPv4 as ::ffff:a.b.c.d). Ports are in host order.
  */
@@ -41,6 +41,7 @@ enum counter {
 	FALLEN_BACK,
 	STEERED_DNS,
 	TURBO,
+	REDIRECTED,
 	COUNTERS
 };
 

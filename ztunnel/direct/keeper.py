@@ -22,6 +22,7 @@ from ztunnel.direct.between import LocalPod
 from ztunnel.direct.live import LiveConnections
 from ztunnel.direct.local import Local
 from ztunnel.direct.plan import Plan
+from ztunnel.direct.shortcut import Shortcut
 from ztunnel.enrol.pods import Pod
 from ztunnel.flows.registry import Registry
 from ztunnel.logs import fields
@@ -71,8 +72,10 @@ class Keeper:
         network: str,
         current: Callable[[], Snapshot],
         monotonic: Callable[[], float],
+        redirect_peer: bool = False,
     ) -> None:
         self._direct, self._pods, self._current, self._now = direct, pods, current, monotonic
+        self.shortcut = Shortcut(direct.redirect, wanted=redirect_peer)
         self._access_log = access_log
         self._network, self._plan = network, Plan(network)
         self._locals: dict[int, Local] = {}
@@ -166,6 +169,7 @@ class Keeper:
                 )
                 self.enabled = False
         if self.enabled:
+            await self.shortcut.start()
             await self._work()
             return
         try:
@@ -205,12 +209,14 @@ class Keeper:
             self._renewed = now
             if not self._retiring:
                 self._direct.renew()
+                await self.shortcut.follow(self._pods)
             await self._accelerate()
             await self._count()
         if now - self._audited >= AUDIT and not self._retiring:
             self._audited = now
             if wrong := await trio.to_thread.run_sync(self._direct.audit):
                 _log.warning("pairs put right", extra=fields(pairs=wrong))
+            await self.shortcut.sweep()
             self._look()
         self._turn()
 

@@ -289,10 +289,11 @@ class Lab:
         sysctl = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
         sh(f"ip netns exec {self.node} sysctl -qw {sysctl}")
         for index, pod in enumerate(self.pods):
-            self._join(index, pod)
+            self.join(index, pod)
             pod.fd = os.open(f"/run/netns/{pod.name}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _join(self, index: int, pod: Pod) -> None:
+    def join(self, index: int, pod: Pod) -> None:
+        """A veth between node and pod, with addresses and routes."""
         sh(f"""
             sysctl() {{ ip netns exec {pod.name} sysctl -qw "$@"; }}
             sysctl net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.netns.agent.conftest import AgentMesh, enrolled, manifests, pod
 from tests.netns.capture import apps
 from tests.netns.capture.lab import Lab
 from tests.netns.direct.bench import PORT, Bench
+from tests.netns.direct.host import Host
 from tests.netns.local.conftest import make_mesh, wait_until
 
 
@@ -28,12 +30,26 @@ def counters(agents: AgentMesh, node: str = "n1") -> dict[str, int]:
 @pytest.fixture(scope="module")
 def never(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentMesh]:
     """client, guest and near on n1 (near with a service), echo on n2, a stranger outside the mesh."""
-    mesh = make_mesh(tmp_path_factory.mktemp("direct"))
+    with _mesh(tmp_path_factory.mktemp("direct")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shorter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentMesh]:
+    """`never`, with the short cut past the host."""
+    with _mesh(tmp_path_factory.mktemp("shorter"), "AMBIENT_REDIRECT_PEER=true") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _mesh(folder: Path, *settings: str) -> Iterator[AgentMesh]:
+    mesh = make_mesh(folder)
     mesh.flags = ()
     manifests(mesh)
     mesh.write("nearby.yaml", pod("other", "n1", "sleep infinity"))
     with pytest.MonkeyPatch.context() as patch:
-        agent = f"/usr/bin/env SAME_NODE_ENCRYPTION=never {sys.executable} -m ztunnel"
+        chosen = " ".join(("SAME_NODE_ENCRYPTION=never", *settings))
+        agent = f"/usr/bin/env {chosen} {sys.executable} -m ztunnel"
         patch.setenv("AMBIENT_AGENT_COMMAND", agent)
         try:
             mesh.up()
@@ -58,6 +74,13 @@ def _goes_direct(agents: AgentMesh) -> bool:
 def lab() -> Iterator[Lab]:
     with Lab() as built:
         yield built
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab) -> Iterator[Host]:
+    built = Host(lab)
+    yield built
+    built.close()
 
 
 @pytest.fixture
