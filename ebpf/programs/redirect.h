@@ -4,7 +4,7 @@
  *
  * Only for what is open in `direct_conns`, between just the two pods that it names, each at its own veth: what
  * somebody sends under another pod's address goes the ordinary way, and whatever stops it there still does. Nothing is
- * ever dropped here.
+ * dropped here, but for a pod whose veth has gone and which the agent has not let out yet.
  */
 #define ETHERNET 14
 #define TYPE_V4 bpf_htons(0x0800)

@@ -10,7 +10,8 @@ import pytest
 
 from ebpf import netns, veth
 from ebpf.capture import Capture
-from tests.netns.capture.lab import Lab, sh
+from ebpf.veth import NoHostEndError
+from tests.netns.capture.lab import PREFIX, Lab, sh
 from tests.netns.direct.host import Host, add
 
 pytestmark = pytest.mark.root
@@ -88,6 +89,23 @@ def test_cleanup_leaves_nothing(opened: Callable[[], Capture], lab: Lab, host: H
     removed = Capture.cleanup(lab.cgroup, lab.pin_dir)
     assert str(pin) in removed
     assert lab.pins() == []
+
+
+def test_an_interface_that_is_no_veth_has_no_end_on_the_host(lab: Lab, host: Host) -> None:
+    name = f"{PREFIX}-dummy"
+    sh(
+        f"ip netns add {name}; ip -n {name} link add eth0 type dummy; ip -n {name} addr add 10.77.9.9/32 dev eth0"
+    )
+    fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with netns.inside(host.fd):
+            with pytest.raises(NoHostEndError, match="its interface is dummy"):
+                veth.host_end(fd, [ip_address("10.77.9.9")])
+            with pytest.raises(NoHostEndError, match="it does not have its addresses"):
+                veth.host_end(fd, [ip_address("10.77.9.8")])
+    finally:
+        os.close(fd)
+        sh(f"ip netns del {name}")
 
 
 def test_a_veth_that_is_made_anew_is_found_again(opened: Callable[[], Capture], lab: Lab, host: Host) -> None:

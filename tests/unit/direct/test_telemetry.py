@@ -32,6 +32,14 @@ def test_encryption_is_the_default() -> None:
     assert load({"NODE_NAME": "n", "SAME_NODE_ENCRYPTION": "never"}).same_node_encryption is False
 
 
+def test_the_short_cut_is_off_by_default_and_only_for_direct_connections() -> None:
+    never = {"NODE_NAME": "n", "SAME_NODE_ENCRYPTION": "never"}
+    assert load(never).redirect_peer is False
+    assert load({**never, "AMBIENT_REDIRECT_PEER": "true"}).redirect_peer is True
+    with pytest.raises(ConfigError, match="set SAME_NODE_ENCRYPTION=never"):
+        load({"NODE_NAME": "n", "AMBIENT_REDIRECT_PEER": "true"})
+
+
 @pytest.mark.parametrize("value", ["", "true", "Never", "sometimes"])
 def test_other_values_are_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="SAME_NODE_ENCRYPTION must be always or never"):

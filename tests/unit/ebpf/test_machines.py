@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import ebpf
-from ebpf import bpf, compiler, kinds, maps, pairs
+from ebpf import bpf, compiler, kinds, maps, pairs, veth
 from ebpf.errors import CaptureError, CaptureReason
 
 PACKAGE = Path(ebpf.__file__).parent
@@ -68,6 +68,7 @@ def test_layouts_are_written_without_the_machines_own_sizes_and_gaps() -> None:
         ("slots", maps.RECORD_SIZE),
         ("addresses", struct.calcsize("=I")),
         ("direct_pairs", pairs.CELL_SIZE),
+        ("redirect_hosts", veth.HOST_SIZE),
     ],
 )
 def test_values_have_the_size_that_the_programs_gave_them(layout: str, size: int) -> None:
