@@ -83,7 +83,7 @@ class Redirect:
         with self._lock:
             if self.state is not State.ON or not self._is_admitted(slot) or not wanted:
                 return
-            if end is not None and not self._is_pod(slot, cookie):
+            if not self._is_pod(slot, cookie):
                 return  # it has left, and the slot means another
             if end is None:
                 self._drop({slot})

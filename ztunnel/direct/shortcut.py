@@ -48,19 +48,23 @@ class Shortcut:
 
     async def _add(self, pod: Pod) -> None:
         slot, name = pod.enrolled.slot, f"{pod.namespace}/{pod.name}"
-        netns_fd = os.dup(pod.enrolled.network.netns_fd)
         try:
-            await trio.to_thread.run_sync(self._redirect.add, slot, netns_fd, pod.addresses)
+            netns_fd = os.dup(pod.enrolled.network.netns_fd)
+            try:
+                await trio.to_thread.run_sync(self._redirect.add, slot, netns_fd, pod.addresses)
+            finally:
+                os.close(netns_fd)
         except (CaptureError, OSError) as error:
             _log.warning("no short cut to a pod", extra=fields(pod=name, error=str(error)))
-        finally:
-            os.close(netns_fd)
         if problem := self._redirect.left_out.get(slot):
             _log.warning("no short cut to a pod", extra=fields(pod=name, error=problem))
 
     async def sweep(self) -> None:
         """Now and then: veths that are gone, pods that a former agent had."""
-        await trio.to_thread.run_sync(self._redirect.sweep)
+        try:
+            await trio.to_thread.run_sync(self._redirect.sweep)
+        except OSError as error:
+            _log.warning("short cuts not looked after", extra=fields(error=str(error)))
 
     def describe(self) -> dict[str, Any]:
         """For people: whether it is on, or why not; how many pods have it, and which do not and why."""

@@ -92,15 +92,14 @@ def test_cleanup_leaves_nothing(opened: Callable[[], Capture], lab: Lab, host: H
 
 
 def test_an_interface_that_is_no_veth_has_no_end_on_the_host(lab: Lab, host: Host) -> None:
-    name = f"{PREFIX}-dummy"
-    sh(
-        f"ip netns add {name}; ip -n {name} link add eth0 type dummy; ip -n {name} addr add 10.77.9.9/32 dev eth0"
-    )
+    name, address = f"{PREFIX}-bridged", "10.77.9.9"
+    sh(f"ip netns add {name}")
     fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
+        sh(f"ip -n {name} link add eth0 type bridge; ip -n {name} addr add {address}/32 dev eth0")
         with netns.inside(host.fd):
-            with pytest.raises(NoHostEndError, match="its interface is dummy"):
-                veth.host_end(fd, [ip_address("10.77.9.9")])
+            with pytest.raises(NoHostEndError, match="its interface is bridge"):
+                veth.host_end(fd, [ip_address(address)])
             with pytest.raises(NoHostEndError, match="it does not have its addresses"):
                 veth.host_end(fd, [ip_address("10.77.9.8")])
     finally:
