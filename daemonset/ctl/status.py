@@ -53,12 +53,19 @@ def _text(state: dict[str, Any]) -> str:
         for name, node in state["nodes"].items()
         if node["capture"] and node["capture"]["why"] != "preferred"
     ]
-    parts += [
-        f"{name} gives direct connections no short cut: {node['capture']['redirect_peer']['problem']}"
-        for name, node in state["nodes"].items()
-        if node["capture"] and node["capture"].get("redirect_peer", {}).get("problem")
-    ]
+    parts += refused_short_cuts(state["nodes"])
     return "\n\n".join(parts)
+
+
+def refused_short_cuts(nodes: dict[str, Any]) -> list[str]:
+    """A line for each node whose agent was asked for the short cut past the host and cannot give it; an agent of
+    another version may not tell."""
+    told = {name: (node["capture"] or {}).get("redirect_peer", {}) for name, node in nodes.items()}
+    return [
+        f"{name} gives direct connections no short cut: {each['problem']}"
+        for name, each in told.items()
+        if each.get("problem")
+    ]
 
 
 def _program(program: dict[str, Any] | None) -> str:
