@@ -74,7 +74,7 @@ def test_v4_mapped_connection_is_captured_as_v4(lab: Lab, app: App) -> None:
 
 
 @versions
-@pytest.mark.parametrize("port", [0, 40123])
+@pytest.mark.parametrize("port", [0, 20123])
 def test_socket_bound_before_connect_is_captured(lab: Lab, app: App, version: int, port: int) -> None:
     to = other_pod(lab, version)
     answer = app.call(apps.exchange, Dial(to, source=(lab.pods[0].own(version), port)))

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from daemonset.local import cleanup
+from ebpf import bpf, maps
 from ebpf.capture import Capture
 from tests.netns.agent.conftest import AgentMesh, enrolled, manifests, pod
 from tests.netns.capture import apps
-from tests.netns.capture.lab import Lab
+from tests.netns.capture.lab import Lab, wait_for
 from tests.netns.direct.bench import PORT, Bench
 from tests.netns.direct.host import Host
 from tests.netns.local.conftest import make_mesh, wait_until
@@ -116,6 +117,16 @@ def bench(made: Bench) -> Bench:
     made.capture.direct.suspend()
     made.capture.direct.set_pairs(made.pairs())
     made.capture.direct.renew(60)
+    settle(made)
+    return made
+
+
+def settle(made: Bench) -> None:
+    """Until another test's connections have ended and been told of; those that a failed test left open are forgotten."""
+    fd = made.capture._kernel.maps["direct_conns"]
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: not list(bpf.map_keys(fd, maps.LAYOUT["direct_conns"].key_size)), "quiet", 5)
+    for connection in made.capture.direct.live():
+        made.capture.direct.forget(connection)
     while made.capture.direct.take():
         pass
-    return made

@@ -149,14 +149,14 @@ def test_pod_that_is_not_enrolled_reaches_the_proxy_not_the_application(bench: B
 def test_spoofed_source_does_not_reach_the_application(bench: Bench, version: int) -> None:
     """Neither from elsewhere, nor on the tuple of an open connection, nor by the pod that has the permission."""
     client = bench.lab.pods[0].own(version)
-    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 40001)) != "app"
-    bench.client.call(apps.hold, "real", Dial(bench.own(version), source=(client, 40002)))
-    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 40002)) != "app"
+    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 20001)) != "app"
+    bench.client.call(apps.hold, "real", Dial(bench.own(version), source=(client, 20002)))
+    assert bench.stranger.call(apps.spoof, bench.own(version), (client, 20002)) != "app"
     assert bench.client.call(apps.ask_held, "real").tag == "app"
     bench.client.call(apps.drop_held, "real")
     before = bench.capture.counters()["fallen_back"]
     foreign = bench.lab.pods[2].own(version)
-    assert bench.client.call(apps.spoof, bench.own(version), (foreign, 40003)) != "app"
+    assert bench.client.call(apps.spoof, bench.own(version), (foreign, 20003)) != "app"
     assert bench.capture.counters()["fallen_back"] == before + 1
 
 
