@@ -7,7 +7,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`command.main`. The garbage collector rests while modules are read, which takes an eighth off the start; the agent
+    """`command.main`. The garbage collector rests while modules are read, which costs the start less; the agent
     switches it on when it has its first state."""
     gc.disable()
     from ztunnel import command
