@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from istiodlite.ca.caller import Caller
@@ -130,6 +130,3 @@ class TokenReviewer:
             if error.code == 0:
                 self._client.renew()
             raise
-
-
-Review = Callable[[str], Awaitable[Caller]]

@@ -198,9 +198,6 @@ class View:
     def services(self, namespace: str) -> list[Service]:
         return self._list(Service, "Service", namespace)
 
-    def service_entries(self, namespace: str) -> list[ServiceEntry]:
-        return self._list(ServiceEntry, "ServiceEntry", namespace)
-
     def policies(self, namespace: str) -> list[AuthorizationPolicy]:
         return self._list(AuthorizationPolicy, "AuthorizationPolicy", namespace)
 

@@ -63,7 +63,6 @@ class Pods:
         self._listed: set[str] | None = None
         self._lock = trio.Lock()
         self._pruned = False
-        self.connected_once = False
         self.is_connected = False
         self.snapshot_done = False
         self.started = 0
@@ -203,7 +202,7 @@ class Pods:
             await self._stop(pod)
         for uid in [uid for uid in self._pending if uid not in listed]:
             self._drop_pending(uid)
-        self.snapshot_done = self.connected_once = True
+        self.snapshot_done = True
         await self._prune()
         _log.info("pods listed", extra=fields(running=len(self._by_uid), pending=len(self._pending)))
 
