@@ -271,6 +271,7 @@ class Agent:
             readiness=self.readiness,
             capture=self.capture.chosen,
             shortcut=self.direct.shortcut,
+            goes_direct=self.direct.goes_direct,
             source=self.source,
             stop=self.stop,
         )

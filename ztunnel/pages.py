@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import trio
 
 from ebpf.variants import Chosen
+from hbone.connect import SocketAddress
 from hbone.engine import Engine
 from ztunnel import admin, config_dump, http1, whatif
 from ztunnel.config import Config
@@ -69,6 +70,7 @@ class View:
     readiness: Readiness
     capture: Chosen
     shortcut: Shortcut
+    goes_direct: Callable[[str, SocketAddress], bool]
     source: PodSource
     stop: Callable[[], None]
 
@@ -102,6 +104,7 @@ class View:
                 target=request.query.get("to", ""),
                 network=self.config.network,
                 cluster_domain=self.config.cluster_domain,
+                goes_direct=self.goes_direct,
             )
         except whatif.QuestionError as error:
             return admin.as_json({"error": str(error)}, 404)

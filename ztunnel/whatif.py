@@ -6,7 +6,7 @@ the source, then the authorization at the destination. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -30,6 +30,9 @@ from ztunnel.state.snapshot import Snapshot
 __all__ = ["Explanation", "QuestionError", "explain_connection", "pod_named"]
 
 
+DIRECT = "path     direct: plain TCP within this node, without proxy and tunnel (SAME_NODE_ENCRYPTION=never)"
+
+
 class QuestionError(Exception):
     """The question names something unknown or is not well-formed; one line."""
 
@@ -48,9 +51,16 @@ class Explanation:
 
 
 def explain_connection(
-    snapshot: Snapshot, *, source: str, target: str, network: str, cluster_domain: str
+    snapshot: Snapshot,
+    *,
+    source: str,
+    target: str,
+    network: str,
+    cluster_domain: str,
+    goes_direct: Callable[[str, SocketAddress], bool] = lambda _pod, _asked: False,
 ) -> Explanation:
-    """`source` is NS/POD, `target` HOST:PORT, where HOST is a service, a pod (NS/POD or POD) or an address."""
+    """`source` is NS/POD, `target` HOST:PORT, where HOST is a service, a pod (NS/POD or POD) or an address;
+    `goes_direct`: whether the kernel takes such a connection past the proxy."""
     pod = pod_named(snapshot, source)
     destination, line = _destination(snapshot, pod, target, network, cluster_domain)
     lines = [line] if line else []
@@ -60,6 +70,8 @@ def explain_connection(
     captured = pod.tunnel_protocol is TunnelProtocol.HBONE
     if captured:
         lines += explain(outbound, asked)
+        if goes_direct(source, destination):
+            lines.append(DIRECT)
     else:
         lines.append(f"{source} is not in the mesh: its traffic is not captured and goes out in the clear")
     if captured and not outbound.allowed:

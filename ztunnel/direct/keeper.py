@@ -17,7 +17,8 @@ import trio
 from ebpf import direct as kernel
 from ebpf.direct import Direct
 from ebpf.errors import CaptureError
-from ebpf.pairs import DirectConnection
+from ebpf.pairs import DirectConnection, Endpoint, PairKey
+from hbone.connect import SocketAddress
 from ztunnel.direct.between import LocalPod
 from ztunnel.direct.live import LiveConnections
 from ztunnel.direct.local import Local
@@ -93,6 +94,12 @@ class Keeper:
         self._retiring = True
         if self._running:
             self._direct.suspend()
+
+    def goes_direct(self, pod: str, asked: SocketAddress) -> bool:
+        """Whether a new connection of this pod's (NAMESPACE/NAME) to `asked` would go direct as the kernel's maps are now."""
+        slots = (slot for slot, local in self._locals.items() if local.name == pod and not local.gone)
+        pairs = self._direct.pairs if self._running and self._direct.is_lent else {}
+        return any(PairKey(slot, Endpoint(asked.ip, asked.port)) in pairs for slot in slots)
 
     # Following
 

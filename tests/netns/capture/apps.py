@@ -422,10 +422,12 @@ def device_after_connect(dial: Dial) -> str:
         return made.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0").decode()
 
 
-def ask_udp(to: Peer) -> tuple[str, Peer, int]:
-    """A datagram's answer over a connected socket, the peer, the socket's mark."""
+def ask_udp(to: Peer, mark: int = 0) -> tuple[str, Peer, int]:
+    """A datagram's answer over a connected socket (with this mark before), the peer, the socket's mark."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as made:
+        if mark:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         made.connect(to)
         answer, _ = _repeat(made, lambda: made.send(b"?"))
         mark = made.getsockopt(socket.SOL_SOCKET, socket.SO_MARK)

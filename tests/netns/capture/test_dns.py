@@ -15,6 +15,8 @@ from ebpf import compiler, netns
 from ebpf.capture import Capture, EnrolledPod
 from ebpf.datagram import MAX_PAYLOAD
 from ebpf.dns import Question, open_upstream
+from ebpf.marks import ASIDE_MARK
+from ebpf.variants import Variant
 from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
@@ -129,6 +131,22 @@ def test_agents_own_questions_are_left_alone(
         assert select.select([made], [], [], 30)[0]
         assert made.recv(100) == b"resolver"
     capture.exempt_agent(os.getpid())
+
+
+@versions
+def test_mark_of_the_agents_questions_is_worth_nothing_to_an_application(
+    lab: Lab, variant: Variant, capture: Capture, named: EnrolledPod, asker: App, version: int
+) -> None:
+    """In C there is no hook that could take it away."""
+    to = real(lab, version)
+    agent = lab.app(lab.pods[0], lab.agent_cgroup)
+    capture.exempt_agent(agent.pid)
+    assert agent.call(apps.ask_udp, to, ASIDE_MARK)[0] == "resolver"
+    escapes = "resolver" if variant is Variant.C else said(to)
+    assert asker.call(apps.ask_udp, to, ASIDE_MARK)[0] == escapes
+    capture.exempt_agent(os.getpid())
+    agent.close()
+    lab.forget_app(agent)
 
 
 @versions

@@ -17,6 +17,7 @@ from tests.netns.agent.test_agent import SPIFFE, policy
 from tests.netns.direct.conftest import counters
 from tests.netns.local.conftest import wait_until
 from ztunnel.enrol.settings import ACCELERATE
+from ztunnel.whatif import DIRECT
 
 pytestmark = pytest.mark.root
 
@@ -70,6 +71,8 @@ def test_log_lines_are_those_of_a_relayed_connection_and_say_direct(never: Agent
     assert (inbound["bytes_sent"], inbound["bytes_recv"]) == (str(received), str(sent))
     assert outbound["src.addr"] == inbound["src.addr"]
     assert "dst.hbone_addr" not in outbound
+    asked = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+    assert DIRECT in never.mesh.ctl("explain", "--from", "shop/client", "--to", asked).stdout.splitlines()
 
 
 @pytest.mark.parametrize("reporter", ["source", "destination"])
@@ -147,6 +150,7 @@ def test_a_policy_ends_direct_connections_that_it_forbids_and_only_those(never: 
         assert "two" not in cut.say("two")
         assert kept.say("two").endswith("two")
         assert "hi" not in never.talk("shop/guest", "near.shop", 70, "hi")
+        assert DIRECT not in never.mesh.ctl("explain", "--from", "shop/guest", "--to", "near.shop:70").stdout
         refused = never.access("n1", direction="inbound", reason="policy_no_match")
         assert PATH not in refused
         assert never.talk("shop/client", "near.shop", 70, "hi").endswith("hi")

@@ -134,10 +134,23 @@ def test_pair_that_goes_before_the_syn_leaves_sends_it_to_the_proxy(bench: Bench
 
 @versions
 def test_pairs_do_not_count_when_the_agent_stops_renewing(bench: Bench, version: int) -> None:
+    bench.client.call(apps.hold_deferred, "late", Dial((VIPS[version], 80)))
+    before = bench.capture.counters()["fallen_back"]
     bench.capture.direct.renew(0.2)
     deadline = time.monotonic() + 0.3
     wait_for(lambda: time.monotonic() > deadline, "the lease is over")
     assert bench.ask(version).tag == "outbound"
+    assert bench.capture.counters()["fallen_back"] == before, "connect() did not look at the lease"
+    assert bench.client.call(apps.ask_held, "late").tag == "outbound", "it was let go after its connect()"
+    bench.client.call(apps.drop_held, "late")
+
+
+@versions
+def test_address_that_means_another_pod_by_now_leads_to_that_pods_proxy(bench: Bench, version: int) -> None:
+    """The agent still believes that the address belongs to a pod in another slot."""
+    key, to = PairKey(bench.source.slot, end(VIPS[version], 80)), end(*bench.own(version))
+    bench.capture.direct.set_pairs({key: Backend(bench.source.slot, to)})
+    assert bench.client.call(apps.exchange, Dial((VIPS[version], 80))).tag == "inbound"
 
 
 @versions

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
+from hbone.connect import SocketAddress
 from hbone.reasons import Reason
 from hbone.spiffe import SpiffeId
 from tests.unit.ztunnel.doubles import service, workload
 from ztunnel.state.model import Membership, Port, TunnelProtocol
 from ztunnel.state.policy import Action, Clause, Match, Policy, PolicyScope, Rule, StringMatcher
 from ztunnel.state.snapshot import Snapshot, Update
-from ztunnel.whatif import Explanation, QuestionError, explain_connection
+from ztunnel.whatif import DIRECT, Explanation, QuestionError, explain_connection
 
 CLIENT = workload("client", "10.0.0.1")
 GUEST = workload("guest", "10.0.0.4")
@@ -75,6 +78,24 @@ def test_every_way_of_naming_a_destination_leads_to_the_same_verdict(target: str
     refused = ask("shop/guest", target, ALLOW)
     assert (refused.allowed, refused.reason) == (False, Reason.POLICY_NO_MATCH)
     assert any("shop/web-callers" in line for line in refused.lines)
+
+
+def test_what_goes_direct_is_said_so_and_nothing_else() -> None:
+    snapshot, _ = Snapshot.empty("n1").apply(Update(workloads=(CLIENT, GUEST, WEB, STRANGER)))
+
+    def lines(source: str) -> tuple[str, ...]:
+        direct = ("shop/client", SocketAddress(ip_address("10.0.0.2"), 8080))
+        return explain_connection(
+            snapshot,
+            source=source,
+            target="web:8080",
+            network="net1",
+            cluster_domain="cluster.local",
+            goes_direct=lambda *asked: asked == direct,
+        ).lines
+
+    assert DIRECT in lines("shop/client")
+    assert DIRECT not in lines("shop/guest")
 
 
 def test_a_pod_is_found_by_its_name_when_no_service_has_it() -> None:
