@@ -56,15 +56,21 @@ class DnsSockets:
         """By kind."""
         return {Kind.DNS_UDP: self.udp, Kind.DNS_TCP: self.tcp}[kind]
 
-    def receive(self) -> Question | None:
-        """The next datagram; None if it does not say where it was sent. BlockingIOError if there is none."""
-        data, control, _, client = self.udp.recvmsg(_LARGEST, _CONTROL)
+    def next(self) -> Question | None:
+        """The datagram that has waited longest, which goes on waiting until `done`: what an agent that is killed has not
+        answered is there for the next one. None if it does not say where it was sent. BlockingIOError if there is none."""
+        data, control, _, client = self.udp.recvmsg(_LARGEST, _CONTROL, socket.MSG_PEEK)
         for level, kind, raw in control:
             if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR):
                 return Question(data, _end(client), (_plain(IPv6Address(raw[8:24])), _port(raw)))
             if (level, kind) == (socket.SOL_IP, _IP_RECVORIGDSTADDR):
                 return Question(data, _end(client), (IPv4Address(raw[4:8]), _port(raw)))
         return None
+
+    def done(self) -> None:
+        """Take off what `next` gave."""
+        with contextlib.suppress(OSError):
+            self.udp.recv(1)
 
     def answer(self, question: Question, data: bytes) -> bool:
         """Answer as the address that was asked. Whether the kernel took it: it may have no room."""

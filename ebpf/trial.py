@@ -128,7 +128,8 @@ def _question(dns: DnsSockets, to: IPv4Address | IPv6Address) -> None:
         client.settimeout(_CONNECT_TIMEOUT)
         client.send(b"?")
         _expect(bool(select.select([dns.udp], [], [], _CONNECT_TIMEOUT)[0]), "the question does not come")
-        question = dns.receive()
+        question = dns.next()
+        dns.done()
         _expect(question is not None and question.asked == (to, DNS_PORT), f"asked {to}, saw {question}")
         assert question is not None
         _expect(dns.answer(question, b"!"), "the kernel takes no answer")

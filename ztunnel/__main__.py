@@ -7,8 +7,8 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`command.main`. The garbage collector rests while modules are read, which costs the start less; the agent
-    switches it on when it has its first state."""
+    """`command.main`. The garbage collector rests from here on, which costs the start less; `collector.settle`
+    ends that."""
     gc.disable()
     from ztunnel import command
 

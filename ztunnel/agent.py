@@ -6,7 +6,6 @@ agent knows whom it may talk to.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ import trio
 from ebpf import netns
 from ebpf.capture import Capture, PodNetwork
 from hbone.engine import Engine
-from ztunnel import http1, pages, parts, telemetry
+from ztunnel import collector, http1, pages, parts, telemetry
 from ztunnel.accesslog import AccessLog
 from ztunnel.admit import Verdicts
 from ztunnel.carry import Carrier
@@ -289,16 +288,18 @@ class Agent:
                     )
 
     async def _enrolment(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-        gc.disable()
         with trio.CancelScope() as scope:
             task_status.started(scope)
             async with trio.open_nursery() as nursery:
-                if self.xds is not None:
-                    await self.xds.ready.wait()
-                _settle_memory()
+                await collector.settle(self._first_state)
+                await self._first_state()
                 nursery.start_soon(self.pods.retry)
                 nursery.start_soon(self.pods.follow_addresses)
                 nursery.start_soon(self.source.run)
+
+    async def _first_state(self) -> None:
+        if self.xds is not None:
+            await self.xds.ready.wait()
 
     async def _direct(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
@@ -313,12 +314,3 @@ class Agent:
                     os._exit(1)
                 _log.info("draining", extra=fields(signal=signal.Signals(number).name))
                 self.stop()
-
-
-def _settle_memory() -> None:
-    """The first state stays for long: the garbage collector need not walk it again and again, nor stop the
-    loop while it is being built."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-    gc.enable()

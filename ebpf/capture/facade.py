@@ -145,8 +145,7 @@ class Capture:
 
     def _renew_store(self) -> None:
         if self._node.store:
-            pods = [pod for pod in self._node.pods.values() if pod.listeners.are_open()]
-            self._node.store.renew({pod.cookie: pod.descriptors() for pod in pods})
+            self._node.store.renew(lambda: takeover.served(self._node))
 
     @_one_at_a_time
     def has_company(self) -> bool:

@@ -11,6 +11,11 @@ def handed_over(node: NodeState) -> int:
     return sum(not _hands_over_to(node, pod) for pod in node.pods.values())
 
 
+def served(node: NodeState) -> dict[int, list[int]]:
+    """What clients wait at, by cookie, of the pods that are this process's: a successor's are not to be kept from it."""
+    return {pod.cookie: pod.descriptors() for pod in node.pods.values() if _serves(node, pod)}
+
+
 def reclaim(node: NodeState) -> int:
     """See `Capture.reclaim`; no other agent is there."""
     lost = [pod for pod in node.pods.values() if _is_lost(node, pod)]
@@ -25,6 +30,11 @@ def reclaim(node: NodeState) -> int:
 def _hands_over_to(node: NodeState, pod: EnrolledPod) -> bool:
     record = node.ledger.records.get(pod.cookie)
     return record is not None and node.ledger.hands_over_to(record, pod.listeners)
+
+
+def _serves(node: NodeState, pod: EnrolledPod) -> bool:
+    record = node.ledger.records.get(pod.cookie)
+    return record is not None and pod.listeners.are_open() and node.ledger.serves(record, pod.listeners)
 
 
 def _is_lost(node: NodeState, pod: EnrolledPod) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import select
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -54,13 +55,13 @@ class FdStore:
         protocol.close(fds)
         return answer is not None
 
-    def renew(self, pods: Mapping[int, Sequence[int]]) -> None:
-        """Connect again if the store went away, and have it keep all these; to be called now and then."""
+    def renew(self, pods: Callable[[], Mapping[int, Sequence[int]]]) -> None:
+        """Connect again if the store went away, and have it keep all `pods` has; to be called now and then."""
         if self._sock is not None and self._is_alive(self._sock):
             return
         self.close()
         if self._connect():
-            for cookie, fds in pods.items():
+            for cookie, fds in pods().items():
                 self.keep(cookie, fds)
 
     def close(self) -> None:
@@ -85,12 +86,11 @@ class FdStore:
 
     @staticmethod
     def _is_alive(sock: socket.socket) -> bool:
-        try:
-            return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """Whether there is nothing to read: unasked the store says nothing, so it would be the end. (A `recv` would wait:
+        Python waits for sockets with a time-out whatever the flags.)"""
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
 
     def _send(self, packet: bytes, fds: Sequence[int] = ()) -> bool:
         if self._sock is None:

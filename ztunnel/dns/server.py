@@ -138,21 +138,27 @@ class DnsServer:
             await trio.lowlevel.wait_readable(served.sockets.udp)
             for _ in range(_AT_ONCE):
                 try:
-                    question = served.sockets.receive()
+                    question = served.sockets.next()
                 except BlockingIOError:
                     break
                 except OSError:
                     self.counts.dropped["not_received"] += 1
                     await trio.sleep(0.01)
                     break
-                if question is None:
-                    self.counts.dropped["no_destination"] += 1
-                    continue
-                asked = self._ask(served, question.data, question.asked, tcp=False)
-                if isinstance(asked, bytes):
-                    self._send(served, question, asked)
-                elif asked is not None:
-                    nursery.start_soon(self._pass_on, asked, question)
+                try:
+                    self._datagram(served, question, nursery)
+                finally:
+                    served.sockets.done()  # not before it is answered
+
+    def _datagram(self, served: _Served, question: Question | None, nursery: trio.Nursery) -> None:
+        if question is None:
+            self.counts.dropped["no_destination"] += 1
+            return
+        asked = self._ask(served, question.data, question.asked, tcp=False)
+        if isinstance(asked, bytes):
+            self._send(served, question, asked)
+        elif asked is not None:
+            nursery.start_soon(self._pass_on, asked, question)
 
     async def _pass_on(self, asked: _Asked, question: Question) -> None:
         self._send(asked.served, question, await self._from_upstream(asked))

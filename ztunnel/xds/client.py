@@ -6,7 +6,6 @@ What was received stays in force while there is no connection; reconnecting back
 
 from __future__ import annotations
 
-import gc
 import logging
 import queue
 import random
@@ -18,6 +17,7 @@ import grpc
 import trio
 
 from istiodlite.api.discovery_pb2 import DeltaDiscoveryRequest
+from ztunnel import collector
 from ztunnel.backoff import Backoff
 from ztunnel.control_plane import ControlPlane
 from ztunnel.logs import fields
@@ -171,14 +171,8 @@ class XdsClient:
         if len(data) < _HUGE:
             await self._received(await self._parse(data), len(data))
             return
-        # The collector would go through all that is being made, again and again, and stop every thread for
-        # half a second each time. None of it is garbage.
-        gc.disable()
-        try:
+        with collector.resting():
             await self._received(await self._parse(data), len(data))
-            gc.freeze()
-        finally:
-            gc.enable()
 
     async def _received(self, received: Received, size: int) -> None:
         if not self.connected:

@@ -123,10 +123,11 @@ class Servers:
         """Stand in for an agent's resolver: answers say whom the question was for. Until the socket closes."""
 
         def answer(_receiver: socket.socket, tag: str) -> None:
-            question = dns.receive()
+            question = dns.next()
             assert question
             to, port = question.asked
             dns.answer(question, f"{tag}|{to} {port}".encode())
+            dns.done()
 
         self.serve(dns.tcp, tag)
         copy = dns.udp.dup()

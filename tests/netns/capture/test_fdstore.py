@@ -109,7 +109,7 @@ def test_a_store_that_comes_back_is_told_everything_again(path: Path) -> None:
         agent.keep(7, numbers(sockets))
         assert agent.take(7) == []
         with running(path):
-            agent.renew({7: numbers(sockets)})
+            agent.renew(lambda: {7: numbers(sockets)})
             agent.close()
             other = FdStore(path)
             found: list[int] = []
@@ -118,11 +118,28 @@ def test_a_store_that_comes_back_is_told_everything_again(path: Path) -> None:
         wait_for(lambda: other.take(7) == [], "the store is gone")
         path.unlink()
         with running(path):
-            other.renew({7: numbers(sockets)})
+            other.renew(lambda: {7: numbers(sockets)})
             other.close()
             last = FdStore(path)
             assert same(last.take(7), sockets)
             last.close()
+
+
+def test_a_store_that_is_there_is_told_nothing_again(path: Path) -> None:
+    """What an agent brought is not replaced by what its predecessor would bring."""
+    with running(path), three() as old, three() as new:
+        first, second = FdStore(path), FdStore(path)
+        first.keep(7, numbers(old))
+        assert first.take(8) == []  # it has read what came before
+        second.keep(7, numbers(new))
+        first.renew(lambda: {7: numbers(old)})
+        first.close()
+        second.close()
+        third = FdStore(path)
+        found: list[int] = []
+        wait_for(lambda: found.extend(third.take(7)) or bool(found), "the store has seen them leave")
+        assert same(found, new)
+        third.close()
 
 
 @pytest.mark.parametrize("packet", [b"", b"x" * 9, b"x" * 10, protocol.encode(Verb.KEEP)])

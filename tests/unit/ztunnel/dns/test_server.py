@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 import dns.message
+import dns.opcode
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ebpf.capture.pod import EnrolledPod, PodNetwork
-from ebpf.dns import Address, DnsSockets
+from ebpf.dns import Address, DnsSockets, Question
 from hbone.spiffe import SpiffeId
 from tests.unit.state.builders import snapshot
 from ztunnel.dns import wire
@@ -59,17 +61,17 @@ class PodAtLoopback:
             one.setblocking(False)
         tcp.listen(512)
         self.udp, self.tcp = udp.getsockname(), tcp.getsockname()
-        self._sockets = DnsSockets(udp, tcp, {})
+        self.sockets = DnsSockets(udp, tcp, {})
         self._netns = os.open("/proc/self/ns/net", os.O_RDONLY)
         network = PodNetwork(self._netns, (ip_address("10.0.0.1"),))
-        enrolled = EnrolledPod(tag, tag, tcp, tcp, tcp, network, self._sockets)
+        enrolled = EnrolledPod(tag, tag, tcp, tcp, tcp, network, self.sockets)
         identity = SpiffeId("cluster.local", "shop", "web")
         self.pod = Pod(
             "uid", "web", "shop", "web", (0, tag), enrolled, tag, tag, identity, 0, CaptureSettings()
         )
 
     def close(self) -> None:
-        self._sockets.close()
+        self.sockets.close()
         os.close(self._netns)
 
 
@@ -124,6 +126,39 @@ async def test_a_pod_has_so_many_places_at_name_servers_and_others_have_theirs()
         nursery.cancel_scope.cancel()
     greedy.close()
     modest.close()
+
+
+async def test_a_question_waits_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed agent had taken and not answered would be lost; the queue outlives it in the fd store."""
+    server = DnsServer(Store(snapshot()), Names("cluster.local"), network="", upstream=Slow())
+    pod = PodAtLoopback(1)
+    copies = pod.sockets.copy()
+    answered: list[tuple[bytes, bool]] = []
+
+    def look(_: DnsSockets, question: Question, answer: bytes) -> bool:
+        answered.append((answer[:2], waits(copies)))
+        return True
+
+    monkeypatch.setattr(DnsSockets, "answer", look)
+    one = dns.message.make_query("web.shop", "A")
+    one.id = 7
+    one.set_opcode(dns.opcode.NOTIFY)  # refused, so answered without a name server
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        server.serve(pod.pod)
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.sendto(one.to_wire(), pod.udp)
+            client.sendto(one.to_wire(), pod.udp)
+        await until(lambda: len(answered) == 2 and not waits(copies))
+        assert answered == [(b"\0\7", True)] * 2
+        nursery.cancel_scope.cancel()
+    copies.close()
+    pod.close()
+
+
+def waits(sockets: DnsSockets) -> bool:
+    """Whether a question does."""
+    return bool(select.select([sockets.udp], [], [], 0)[0])
 
 
 async def test_a_pod_has_so_many_connections_and_one_that_ends_makes_room() -> None:
