@@ -73,6 +73,11 @@ class Direct:
             self._ring = Ring(fd, size, pairs.RECORD_SIZE, self._kernel.directory)
         self._kernel.attach_direct(self._cgroup)
 
+    def attach_again(self) -> None:
+        """What `enable` attached, after somebody took it away."""
+        if self._ring is not None and self._cgroup is not None:
+            self._kernel.attach_direct(self._cgroup)
+
     def disable(self) -> None:
         """No new direct connections, and nothing attached; what is open goes on, unobserved."""
         self.suspend()

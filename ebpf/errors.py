@@ -27,6 +27,7 @@ class CaptureReason(enum.StrEnum):
     ATTACH_FAILED = "attach_failed"
     KERNEL_REFUSED = "kernel_refused"
     UNSUPPORTED = "unsupported"
+    AGENT_AT_WORK = "agent_at_work"
 
 
 class CaptureError(Exception):

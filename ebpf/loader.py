@@ -64,6 +64,23 @@ class Kernel:
             os.close(fd)
         self.maps = {}
 
+    def lost(self, *, hooks: bool) -> list[str]:
+        """Names of pins that are not there any more: of maps, and if `hooks` of the connect hooks."""
+        wanted = [f"map_{name}" for name in self.maps]
+        wanted += [f"link_{name}" for name in CGROUP_PROGRAMS if hooks]
+        try:
+            there = set(os.listdir(self.directory))
+        except FileNotFoundError:
+            there = set()
+        return [name for name in wanted if name not in there]
+
+    def pin_again(self) -> None:
+        """Pin the maps that are not. OSError where there is no BPF file system any more."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, fd in self.maps.items():
+            with contextlib.suppress(FileExistsError):
+                bpf.pin(fd, self.directory / f"map_{name}")
+
     def load(self, name: str, **holes: int) -> int:
         """Load one program; returns its descriptor."""
         program = self.collection.programs[name]

@@ -19,8 +19,15 @@ class OtherLayouts:
     """The other versions' directories beside `current`, as they are at the beginning. OSError."""
 
     def __init__(self, current: Path) -> None:
+        self._current = current
         directories = (each for each in current.parent.glob("v*") if each != current)
         self._found = {directory: dict(_records(directory)) for directory in directories}
+
+    def came(self) -> bool:
+        """Whether another version has pins here that were not there at the beginning: it relieves this one."""
+        return any(
+            each != self._current and each not in self._found for each in self._current.parent.glob("v*")
+        )
 
     def saved(self, cookie: int) -> SavedSysctls:
         """A pod's sysctls before any agent touched them, as far as another layout knows."""

@@ -15,6 +15,7 @@ import trio
 
 from ebpf import netns
 from ebpf.capture import Capture, PodNetwork
+from ebpf.errors import CaptureError
 from hbone.engine import Engine
 from ztunnel import collector, http1, pages, parts, telemetry
 from ztunnel.accesslog import AccessLog
@@ -276,12 +277,22 @@ class Agent:
         )
         return pages.handlers(view)
 
+    def _mend(self) -> None:
+        try:
+            if lost := self.capture.mend():
+                _log.error("pins were removed under this agent, and are back", extra=fields(pins=len(lost)))
+        except CaptureError as error:
+            _log.error(
+                "pins were removed under this agent: pods may be in clear", extra=fields(error=str(error))
+            )
+
     async def _count(self) -> None:
         while True:
             await trio.sleep(_COUNTERS)
             self.flows.count(self.engine.counters())
             if not self._retired:
                 await trio.to_thread.run_sync(self.capture.renew)
+                await trio.to_thread.run_sync(self._mend)
                 if regained := await trio.to_thread.run_sync(self.capture.reclaim):
                     _log.warning(
                         "a successor has gone, its pods are served again", extra=fields(pods=regained)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import trio
 
 from ebpf.capture import Capture
-from ebpf.errors import CaptureError
+from ebpf.capture.agents import SEEN
+from ebpf.errors import CaptureError, CaptureReason
 from ebpf.fdstore import FdStore
 from ztunnel import app, logs
 from ztunnel.config import Config, ConfigError, describe, load
@@ -88,6 +89,12 @@ def _raise_file_limit() -> None:
 
 def _cleanup(config: Config) -> None:
     app.check_capabilities()
+    if agents := Capture.agents_at_work(config.pin_dir):
+        raise CaptureError(
+            CaptureReason.AGENT_AT_WORK,
+            f"an agent captures here (process {', '.join(map(str, agents))})",
+            f"end it first; one that was killed counts as there for up to {SEEN} s",
+        )
     # First: what it holds keeps namespaces and clients.
     kept = config.fd_store is not None and FdStore(config.fd_store).clear()
     removed = Capture.cleanup(app.cgroup_of(config), config.pin_dir)

@@ -16,6 +16,20 @@ SEEN: Final = 15
 """Seconds after the last `renew` for which an agent counts as there."""
 
 
+def at_work(pin_dir: Path) -> list[int]:
+    """Processes of agents of any layout version that are there now, as the kernel's programs see them. OSError."""
+    same_view, now = loader.own_process() == os.getpid(), int(time.monotonic())
+    entries = OtherLayouts(pin_dir / "none").agents().items()
+    seen = {
+        int.from_bytes(key, sys.byteorder): int.from_bytes(value, sys.byteorder) for key, value in entries
+    }
+    return sorted(
+        process
+        for process, last in seen.items()
+        if now - last < SEEN and (not same_view or Path(f"/proc/{process}").exists())
+    )
+
+
 class Agents:
     """The map `agents`: when each process was last there, in seconds of the monotonic clock. OSError."""
 

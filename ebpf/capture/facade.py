@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from ebpf import bpf, bytecode, compiler, evidence, loader, maps, selftest, variants
-from ebpf.capture import enrolment, takeover, withdrawal
-from ebpf.capture.agents import Agents
+from ebpf.capture import enrolment, mending, takeover, withdrawal
+from ebpf.capture.agents import Agents, at_work
 from ebpf.capture.pod import EnrolledPod, PodNetwork
 from ebpf.capture.state import NodeState, explained
 from ebpf.direct import Direct
@@ -60,7 +60,8 @@ class Capture:
         self._lock = threading.RLock()
         self._kernel = kernel
         self._agents = Agents(kernel)
-        self.direct = Direct(kernel, cgroup if variant is Variant.B else None)
+        self._cgroup = cgroup if variant is Variant.B else None
+        self.direct = Direct(kernel, self._cgroup)
         self._node = NodeState(kernel, variant, Ledger(kernel), OtherLayouts(kernel.directory), self.direct)
 
     @classmethod
@@ -193,6 +194,12 @@ class Capture:
         return 0 if self._agents.has_company() else takeover.reclaim(self._node)
 
     @_one_at_a_time
+    def mend(self) -> list[str]:
+        """Put back hooks, maps and pods whose pins somebody removed; the names of those that were missing. Nothing
+        while another agent is there. CaptureError if they cannot be put back."""
+        return [] if self._agents.has_company() else mending.mend(self._node, self._cgroup)
+
+    @_one_at_a_time
     def is_succeeded(self) -> bool:
         """Whether a younger agent decides about pods from now on: it has taken some over, or it started so lately that
         it may yet do. One that does neither has not come to work, and is not waited for."""
@@ -246,8 +253,14 @@ class Capture:
         self._kernel.close()
 
     @staticmethod
+    def agents_at_work(pin_dir: Path) -> list[int]:
+        """Processes of agents of any layout version that capture by what is pinned here. OSError."""
+        return at_work(pin_dir)
+
+    @staticmethod
     def cleanup(cgroup: Path | None, pin_dir: Path) -> list[str]:
-        """Remove every trace; returns what was removed. Namespaces that can be found are restored."""
+        """Remove every trace; returns what was removed. Namespaces that can be found are restored. An agent that is at
+        work (`agents_at_work`) would not know of it."""
         removed: list[str] = []
         if any(pin_dir.glob("v*")):
             with contextlib.suppress(CaptureError):

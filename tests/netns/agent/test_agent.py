@@ -175,6 +175,28 @@ def test_a_killed_agent_comes_back_and_pods_stay_captured(agents: AgentMesh) -> 
     assert entry["dst.addr"].endswith(":15008")
 
 
+def test_cleanup_leaves_a_node_alone_on_which_an_agent_is_at_work(agents: AgentMesh) -> None:
+    through_tunnel(agents)
+    process = agents.mesh.status()["nodes"]["n1"]["agent"]["pid"]
+    settings = Path(f"/proc/{process}/environ").read_text().rstrip("\0").split("\0")
+    command = [
+        "nsenter",
+        "-t",
+        str(process),
+        "-n",
+        "env",
+        *settings,
+        sys.executable,
+        "-m",
+        "ztunnel",
+        "cleanup",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"ztunnel: agent_at_work: an agent captures here (process {process})")
+    through_tunnel(agents)
+
+
 def test_a_pod_that_leaves_the_mesh_is_restored(agents: AgentMesh) -> None:
     agents.mesh.write("extra.yaml", pod("extra", "n1", "sleep infinity"))
     agents.mesh.up()

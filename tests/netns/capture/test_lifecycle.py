@@ -393,6 +393,39 @@ def test_cleaning_up_removes_every_trace(lab: Lab, pod: Pod, client: App) -> Non
     assert Capture.cleanup(lab.cgroup, lab.pin_dir) == []
 
 
+def test_pins_that_are_removed_under_a_living_agent_come_back(lab: Lab, fresh: Capture, client: App) -> None:
+    """By whom ever: with them the hooks go, and pods would talk in clear behind an agent that does not know."""
+    enrolled = fresh.enrol(lab.pods[0].network())
+    lab.servers.serve(enrolled.outbound, "mended")
+    assert fresh.mend() == []
+    before = set(lab.pins())
+    for take_away in (
+        lambda: Capture.cleanup(lab.cgroup, lab.pin_dir),
+        lambda: loader.remove_layout(loader.layout_dir(lab.pin_dir)),
+        lambda: loader.unlink(loader.layout_dir(lab.pin_dir) / "link_connect6"),
+    ):
+        take_away()
+        assert client.call(apps.exchange, to_neighbour(lab, 6)).tag == f"app-{lab.pods[1].name}"
+        assert "link_connect6" in fresh.mend()
+        for version in (4, 6):
+            assert client.call(apps.exchange, to_neighbour(lab, version)).tag == "mended"
+        assert {path.name for path in before} - {path.name for path in lab.pins()} <= {"tested"}
+        assert fresh.mend() == []
+    fresh.renew()
+    lab.servers.forget("mended")
+    fresh.withdraw(enrolled)
+
+
+def test_agents_at_work_are_known_until_they_leave(lab: Lab, fresh: Capture, pod: Pod) -> None:
+    other = Agent(lab, pod, "other")
+    fresh.renew()
+    assert os.getpid() in Capture.agents_at_work(lab.pin_dir)
+    other.kill()
+    fresh.renew()
+    assert Capture.agents_at_work(lab.pin_dir) == [os.getpid()]
+    assert Capture.agents_at_work(lab.pin_dir / "nowhere") == []
+
+
 def test_pins_of_another_layout_are_refused(lab: Lab) -> None:
     directory = loader.layout_dir(lab.pin_dir)
     directory.mkdir(parents=True)

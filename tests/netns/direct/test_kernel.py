@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,10 +14,12 @@ from ebpf.capture import Capture
 from ebpf.pairs import RECORD, Backend, PairKey, Split, What, decode_event
 from tests.netns.capture import apps
 from tests.netns.capture.apps import MPTCP, Dial
-from tests.netns.capture.lab import Lab, wait_for
+from tests.netns.capture.lab import Lab, sh, wait_for
 from tests.netns.direct.bench import PORT, VIPS, Bench, end, versions
 
 pytestmark = pytest.mark.root
+
+ORDERS = ("client server", "server client", "at once")
 
 # What goes direct
 
@@ -227,11 +230,11 @@ def test_without_enabling_nothing_is_attached(lab: Lab, bench: Bench) -> None:
 
 
 @versions
-@pytest.mark.parametrize("who", ["client", "server", "half"])
-def test_bytes_are_exact_whoever_closes_first(bench: Bench, version: int, who: str) -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
+def test_bytes_are_exact(bench: Bench, version: int, half: bool) -> None:
     size = 1_000_000
     bench.client.call(apps.hold_silent, "bulk", Dial(bench.own(version)))
-    if who == "half":
+    if half:
         assert bench.client.call(apps.half_close, "bulk", size) == size
     else:
         assert bench.client.call(apps.push_and_pull, "bulk", size) == size
@@ -242,6 +245,50 @@ def test_bytes_are_exact_whoever_closes_first(bench: Bench, version: int, who: s
     assert ended.ended > ended.connection.began
     assert ended.connection.ends.server == end(*bench.own(version))
     assert bench.capture.direct.live() == []
+
+
+@pytest.fixture
+def halt(bench: Bench) -> Iterator[Callable[[bool], None]]:
+    """Nothing is forwarded by the node while it is called with True."""
+    nft = f"ip netns exec {bench.lab.node} nft"
+    sh(f"{nft} add table inet ambientlite_halt")
+    chain = "chain inet ambientlite_halt every"
+    sh(f"{nft} 'add {chain} {{ type filter hook forward priority filter; }}'")
+
+    def set_to(on: bool) -> None:
+        sh(f"{nft} add rule inet ambientlite_halt every drop" if on else f"{nft} flush {chain}")
+
+    yield set_to
+    sh(f"{nft} delete table inet ambientlite_halt")
+
+
+@versions
+@pytest.mark.parametrize("order", ORDERS)
+def test_bytes_are_exact_whoever_closes_first(
+    bench: Bench, halt: Callable[[bool], None], version: int, order: str
+) -> None:
+    """At once: the two FINs cross."""
+    to = (bench.own(version)[0], 7100 + 10 * version + ORDERS.index(order))
+    bench.capture.direct.set_pairs(
+        {PairKey(bench.source.slot, end(*to)): Backend(bench.target.slot, end(*to))}
+    )
+    bench.server.call(apps.listen_only, to[1])
+    bench.client.call(apps.hold_silent, "bulk", Dial(to))
+    bench.server.call(apps.accept_held, "bulk")
+    up = bench.client.call(apps.stuff, "bulk", 0, 300_000)
+    assert bench.server.call(apps.read_held, "bulk", 0, up) == up
+    down = bench.server.call(apps.stuff, "bulk", 0, 200_000)
+    assert bench.client.call(apps.read_held, "bulk", 0, down) == down
+    if order == "at once":
+        halt(True)
+    ends = {"client": bench.client, "server": bench.server}
+    for name in ("client server" if order == "at once" else order).split():
+        ends[name].call(apps.drop_held, "bulk")
+    if order == "at once":
+        halt(False)
+    (ended,) = bench.events(What.ENDED)
+    assert (ended.sent, ended.answered) == (up, down)
+    assert (ended.established, ended.served) == (True, True)
 
 
 @versions
