@@ -4,14 +4,14 @@
 #include "acceptor.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "command.h"
+#include "counted.h"
 #include "event.h"
-#include "flow.h"
-#include "plain.h"
+#include "flow_verdict.h"
 #include "tunnel.h"
 
 enum { BATCH = 64, PAUSE = 100 /* ms */, UNEVEN = 8 /* flows and tunnels more than another worker has */ };
@@ -36,23 +36,6 @@ static void unwatch(struct worker *w, struct acceptor *a)
 static void try_later(struct worker *w)
 {
     timer_set(&w->timers, &w->accept_timer, w->now + PAUSE);
-}
-
-struct acceptor *acceptor_new(struct listener *l)
-{
-    struct acceptor *a = calloc(1, sizeof *a);
-    if (!a)
-        return NULL;
-    a->source = (struct source){SOURCE_ACCEPTOR, l->fd};
-    a->listener = listener_ref(l);
-    return a;
-}
-
-void acceptor_free(struct acceptor *a)
-{
-    if (a)
-        listener_unref(a->listener);
-    free(a);
 }
 
 void acceptor_add(struct worker *w, struct acceptor *a)

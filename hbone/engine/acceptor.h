@@ -2,11 +2,9 @@
 #ifndef HBONE_ACCEPTOR_H
 #define HBONE_ACCEPTOR_H
 
-#include "command.h"
 #include "state.h"
 
-/* Made by the owner's thread, so that no worker lacks memory for one. NULL without memory. */
-struct acceptor *acceptor_new(struct listener *l); /* takes a reference */
+/* Takes the acceptor over. */
 void acceptor_add(struct worker *w, struct acceptor *a);
 void acceptor_remove_closed(struct worker *w);
 void acceptor_remove_tag(struct worker *w, uint32_t tag, bool every_tag);
@@ -15,6 +13,5 @@ void acceptor_on_event(struct acceptor *a);
 void acceptor_resume(struct worker *w);
 /* A connection that another worker accepted for us. */
 void acceptor_adopt(struct worker *w, int fd, const struct listener *l, const struct address *peer);
-void acceptor_free(struct acceptor *a); /* NULL is allowed */
 
 #endif

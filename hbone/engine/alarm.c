@@ -6,13 +6,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "worker.h"
+#include "socket.h"
 
 bool alarm_init(struct worker *w)
 {
     w->alarm = (struct source){SOURCE_ALARM, timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)};
     w->alarm_at = UINT64_MAX;
-    return w->alarm.fd >= 0 && worker_watch(w, w->alarm.fd, &w->alarm);
+    return w->alarm.fd >= 0 && socket_watch(w->epoll, w->alarm.fd, &w->alarm);
 }
 
 static bool set(struct worker *w, uint64_t when)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "acceptor.h"
+#include "counted.h"
 
 void mailbox_init(struct mailbox *m)
 {
@@ -120,52 +120,4 @@ void command_free(struct command *c)
     acceptor_free(c->acceptor);
     route_free(c->route);
     free(c);
-}
-
-struct route *route_new(const struct address *destination, size_t bytes)
-{
-    struct route *r = calloc(1, sizeof *r + bytes);
-    if (r)
-        r->destination = *destination;
-    return r;
-}
-
-void route_free(struct route *r)
-{
-    if (!r)
-        return;
-    netns_unref(r->netns);
-    identity_unref(r->identity);
-    free(r);
-}
-
-struct listener *listener_ref(struct listener *l)
-{
-    if (l)
-        atomic_fetch_add(&l->references, 1);
-    return l;
-}
-
-void listener_unref(struct listener *l)
-{
-    if (!l || atomic_fetch_sub(&l->references, 1) != 1)
-        return;
-    close(l->fd);
-    netns_unref(l->netns);
-    free(l);
-}
-
-struct netns *netns_ref(struct netns *n)
-{
-    if (n)
-        atomic_fetch_add(&n->references, 1);
-    return n;
-}
-
-void netns_unref(struct netns *n)
-{
-    if (!n || atomic_fetch_sub(&n->references, 1) != 1)
-        return;
-    close(n->fd);
-    free(n);
 }

@@ -51,18 +51,4 @@ void mailbox_close(struct worker *w);
 struct command *command_new(enum command_type type);
 void command_free(struct command *c);
 
-struct route *route_new(const struct address *destination, size_t bytes);
-/* From what the owner asks for (engine.c). NULL without memory. */
-struct route *route_of_request(struct engine *e, const struct engine_tunnel_request *q);
-void route_free(struct route *r);
-static inline const uint8_t *route_block(const struct route *r)
-{
-    return (const uint8_t *)r->bytes + r->sans_size;
-}
-
-struct listener *listener_ref(struct listener *l);
-void listener_unref(struct listener *l);
-struct netns *netns_ref(struct netns *n);
-void netns_unref(struct netns *n);
-
 #endif

@@ -4,13 +4,14 @@
 #include "dial.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "command.h"
+#include "counted.h"
+#include "socket.h"
 
 #ifndef IPV6_TRANSPARENT
 #define IPV6_TRANSPARENT 75
@@ -18,39 +19,6 @@
 #ifndef IP_BIND_ADDRESS_NO_PORT
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
-
-enum { KEEPALIVE_IDLE = 180, KEEPALIVE_INTERVAL = 180, KEEPALIVE_PROBES = 9 };
-
-static int set_int(int fd, int level, int option, int value)
-{
-    return setsockopt(fd, level, option, &value, sizeof value) ? -errno : 0;
-}
-
-void tune_socket(int fd)
-{
-    set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL);
-    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-}
-
-enum reason connect_reason(int error)
-{
-    switch (error) {
-    case ECONNREFUSED:
-        return REASON_connect_refused;
-    case ETIMEDOUT:
-        return REASON_connect_timeout;
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case ENETDOWN:
-    case EHOSTDOWN:
-        return REASON_connect_unreachable;
-    default:
-        return REASON_connect_failed;
-    }
-}
 
 /* 0 or -errno. A worker that cannot come home stays, and knows it: sockets that belong elsewhere are not opened. */
 static int come_home(struct worker *w)

@@ -11,9 +11,5 @@ int dial(struct worker *w, const struct address *destination, struct netns *netn
 /* Goes home; the second one if the thread is in a namespace that was removed: a thread keeps it alive. */
 void dial_leave(struct worker *w);
 void dial_leave_removed(struct worker *w);
-/* TCP_NODELAY and keepalive, as on every socket the engine owns. Accepted sockets have inherited them from the
- * listening one. */
-void tune_socket(int fd);
-enum reason connect_reason(int error);
 
 #endif

@@ -1,10 +1,16 @@
-/* Control frames of HTTP/2, whole ones. */
+#include "h2_control.h"
+
 #include <string.h>
 
 #include "flow.h"
-#include "h2.h"
+#include "flow_end.h"
+#include "h2_error.h"
 #include "pool.h"
+#include "pool_entry.h"
 #include "stream.h"
+#include "stream_receive.h"
+#include "stream_send.h"
+#include "tunnel.h"
 
 /* ---- SETTINGS */
 
@@ -208,7 +214,7 @@ bool h2_control(struct tunnel *t, const uint8_t *body, uint32_t size)
     case FRAME_GOAWAY:
         if (t->goaway_got && !h2_glitch(t, "too many GOAWAY frames"))
             return false;
-        tunnel_peer_leaves(t, get_u32(body) & STREAM_ID_LARGEST);
+        pool_peer_leaves(t, get_u32(body) & STREAM_ID_LARGEST);
         return tunnel_alive(t);
     case FRAME_PRIORITY:
         if (++t->budgets.priorities > PRIORITIES)

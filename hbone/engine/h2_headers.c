@@ -1,12 +1,18 @@
-/* HEADERS: requests on server tunnels, answers on client tunnels, trailers on both. */
+#include "h2_headers.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "event.h"
 #include "flow.h"
-#include "h2.h"
+#include "flow_end.h"
+#include "flow_established.h"
+#include "flow_verdict.h"
+#include "h2_error.h"
 #include "message.h"
 #include "stream.h"
+#include "stream_receive.h"
+#include "tunnel.h"
 
 /* ---- server: requests */
 

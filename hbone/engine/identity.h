@@ -20,18 +20,6 @@ struct identity {
     struct sessions *sessions;     /* NULL: every handshake is a full one */
 };
 
-struct identity_material {
-    const char *chain, *key, *roots; /* PEM */
-    size_t chain_size, key_size, roots_size;
-    const char *const *trust_domains;
-    size_t n_trust_domains;
-    struct revocation *revocation;
-    size_t max_sessions;
-    int64_t session_lifetime; /* s */
-};
-
-/* NULL with one line in `error` when the material does not load or does not belong together. */
-struct identity *identity_new(uint32_t id, const struct identity_material *m, char *error, size_t error_size);
 struct identity *identity_ref(struct identity *i);
 void identity_unref(struct identity *i);
 bool identity_trusts(const struct identity *i, const char *trust_domain, size_t size);

@@ -1,96 +1,18 @@
 #include "pool.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "command.h"
-#include "dial.h"
+#include "counted.h"
 #include "flow.h"
+#include "flow_end.h"
+#include "pool_entry.h"
+#include "socket.h"
 #include "stream.h"
 #include "transition.h"
 #include "tunnel.h"
 
 /* Before the peer's SETTINGS say how many streams it takes, no more than this. */
 enum { STREAMS_UNGREETED = 8 };
-
-/* ---- entries */
-
-static uint64_t mix(uint64_t hash, const void *bytes, size_t size)
-{
-    const uint8_t *p = bytes;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ p[i]) * UINT64_C(0x100000001b3);
-    return hash;
-}
-
-static uint64_t route_hash(const struct route *r)
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    hash = mix(hash, r->destination.ip, sizeof r->destination.ip);
-    hash = mix(hash, &r->destination.port, sizeof r->destination.port);
-    hash = mix(hash, &r->netns, sizeof r->netns);
-    hash = mix(hash, &r->identity, sizeof r->identity);
-    return mix(hash, r->bytes, r->sans_size);
-}
-
-static bool same_way(const struct route *a, const struct route *b)
-{
-    return address_equal(&a->destination, &b->destination) && a->netns == b->netns && a->identity == b->identity &&
-           a->mark == b->mark && a->n_sans == b->n_sans && a->sans_size == b->sans_size &&
-           memcmp(a->bytes, b->bytes, a->sans_size) == 0;
-}
-
-static struct route *copy_key(const struct route *r)
-{
-    struct route *key = route_new(&r->destination, r->sans_size);
-    if (!key)
-        return NULL;
-    key->netns = netns_ref(r->netns);
-    key->identity = identity_ref(r->identity);
-    key->mark = r->mark;
-    key->n_sans = r->n_sans;
-    key->sans_size = r->sans_size;
-    memcpy(key->bytes, r->bytes, r->sans_size);
-    return key;
-}
-
-static struct pool_entry *entry_new(struct worker *w, const struct route *r, uint64_t hash)
-{
-    struct pool_entry *entry = calloc(1, sizeof *entry);
-    if (!entry || !(entry->key = copy_key(r))) {
-        free(entry);
-        return NULL;
-    }
-    entry->worker = w;
-    entry->hash = hash;
-    list_init(&entry->tunnels);
-    list_init(&entry->waiting);
-    list_init(&entry->due);
-    entry->chain = w->pool[hash % POOL_BUCKETS];
-    w->pool[hash % POOL_BUCKETS] = entry;
-    return entry;
-}
-
-static struct pool_entry *entry_for(struct worker *w, const struct route *r)
-{
-    uint64_t hash = route_hash(r);
-    struct pool_entry *entry = w->pool[hash % POOL_BUCKETS];
-    while (entry && !(entry->hash == hash && same_way(entry->key, r)))
-        entry = entry->chain;
-    return entry ? entry : entry_new(w, r, hash);
-}
-
-static void entry_free(struct pool_entry *entry)
-{
-    struct pool_entry **p = &entry->worker->pool[entry->hash % POOL_BUCKETS];
-    while (*p != entry)
-        p = &(*p)->chain;
-    *p = entry->chain;
-    list_remove(&entry->due);
-    route_free(entry->key);
-    free(entry);
-}
 
 /* ---- flows */
 
@@ -99,17 +21,14 @@ static void enqueue(struct flow *f, struct pool_entry *entry)
     const struct engine_config *c = &f->worker->engine->config;
     if (!flow_move(f, FLOW_POOLED))
         return;
-    f->entry = entry;
-    entry->n_waiting++;
-    list_remove(&f->queue); /* its client may have sent something: that can wait */
-    list_append(&entry->waiting, &f->queue);
+    pool_join(f, entry);
     flow_set_timer(f, c->connect_timeout + c->handshake_timeout);
     pool_due(entry);
 }
 
 void pool_submit(struct flow *f)
 {
-    struct pool_entry *entry = entry_for(f->worker, f->route);
+    struct pool_entry *entry = pool_entry_for(f->worker, f->route);
     if (entry)
         enqueue(f, entry);
     else
@@ -125,28 +44,6 @@ void pool_retry(struct flow *f)
         pool_submit(f);
 }
 
-static void dequeue(struct flow *f)
-{
-    list_remove(&f->queue);
-    f->entry->n_waiting--;
-    f->entry = NULL;
-}
-
-void pool_leave(struct flow *f)
-{
-    pool_due(f->entry);
-    dequeue(f);
-}
-
-bool pool_full(const struct flow *f)
-{
-    const struct link *node = f->entry->tunnels.next;
-    for (; node != &f->entry->tunnels; node = node->next)
-        if (container_of(node, struct tunnel, pooled)->state == TUNNEL_OPEN)
-            return true;
-    return false;
-}
-
 /* ---- balance */
 
 static uint32_t stream_limit(const struct tunnel *t)
@@ -156,11 +53,6 @@ static uint32_t stream_limit(const struct tunnel *t)
                     : t->entry->greeted ? t->entry->peer_streams
                                         : STREAMS_UNGREETED;
     return limit < told ? limit : told;
-}
-
-bool pool_spent(const struct tunnel *t)
-{
-    return t->next_id >= STREAM_ID_LARGEST - POOL_IDS_LEFT;
 }
 
 static bool has_room(const struct tunnel *t)
@@ -230,7 +122,7 @@ void pool_unanswered(struct flow *f)
 static void open_stream(struct flow *f, struct tunnel *t)
 {
     const struct route *r = f->route;
-    dequeue(f);
+    pool_take(f);
     if (!flow_move(f, FLOW_ASKED) || !stream_attach(f, t, t->next_id))
         return;
     t->next_id += 2;
@@ -280,21 +172,6 @@ static void balance(struct pool_entry *entry)
     dial_for(entry);
 }
 
-void pool_tunnel_greeted(struct tunnel *t)
-{
-    if (!t->entry)
-        return;
-    t->entry->greeted = true;
-    t->entry->peer_streams = t->peer_streams;
-    pool_due(t->entry);
-}
-
-void pool_due(struct pool_entry *entry)
-{
-    if (entry && !list_linked(&entry->due))
-        list_append(&entry->worker->due_pools, &entry->due);
-}
-
 /* An identity that was replaced and a namespace that was removed get no new streams: their tunnels go with
  * their last one. */
 static bool is_over(const struct route *key)
@@ -333,31 +210,65 @@ void pool_balance_due(struct worker *w)
         balance(entry);
         retire_idle(entry);
         if (!entry->n_tunnels && !entry->n_waiting)
-            entry_free(entry);
+            pool_entry_free(entry);
     }
 }
 
 /* ---- tunnels that go */
 
-void pool_tunnel_gone(struct tunnel *t)
+/* An unanswered stream of a tunnel that had worked may be tried again: nothing of it was relayed. */
+static bool may_retry(const struct tunnel *t, const struct flow *f, enum reason reason)
 {
-    struct pool_entry *entry = t->entry;
-    list_remove(&t->pooled);
-    entry->n_tunnels--;
-    t->entry = NULL;
+    return t->client && t->greeted && f->state == FLOW_ASKED && f->retries < POOL_RETRIES &&
+           reason != REASON_shutdown;
+}
+
+static void end_streams(struct tunnel *t, enum reason reason, int error)
+{
+    for (int i = 0; i < STREAM_BUCKETS; i++) {
+        while (t->streams[i]) {
+            struct flow *f = t->streams[i];
+            if (may_retry(t, f, reason))
+                pool_retry(f);
+            else
+                flow_drop(f, reason, error);
+        }
+    }
+}
+
+void pool_tunnel_ended(struct tunnel *t, struct pool_entry *entry, enum reason reason, int error)
+{
+    end_streams(t, reason, error);
+    if (entry && !t->greeted && reason != REASON_ok) /* it never worked: those who wait must hear */
+        fail_unserved(entry, reason, error);
     pool_due(entry);
 }
 
-void pool_tunnel_lost(struct pool_entry *entry, enum reason reason, int error)
+void pool_peer_leaves(struct tunnel *t, uint32_t last)
 {
-    if (reason != REASON_ok)
-        fail_unserved(entry, reason, error);
-    pool_due(entry);
+    COUNT(t->worker, goaways_received);
+    t->goaway_got = true;
+    if (t->entry)
+        pool_tunnel_gone(t);
+    for (int i = 0; i < STREAM_BUCKETS; i++) {
+        struct flow *next;
+        for (struct flow *f = t->streams[i]; f; f = next) {
+            next = f->stream.chain;
+            if (!t->client || f->stream.id <= last)
+                continue;
+            if (may_retry(t, f, REASON_peer_goaway))
+                pool_retry(f);
+            else
+                flow_drop(f, REASON_peer_goaway, 0);
+        }
+    }
+    if (tunnel_alive(t) && !t->n_streams)
+        tunnel_finish(t);
 }
 
 void pool_free(struct worker *w)
 {
     for (int i = 0; i < POOL_BUCKETS; i++)
         while (w->pool[i])
-            entry_free(w->pool[i]);
+            pool_entry_free(w->pool[i]);
 }

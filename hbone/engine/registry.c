@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "acceptor.h"
 #include "command.h"
-#include "dial.h"
+#include "counted.h"
+#include "credentials.h"
+#include "socket.h"
 
 /* ---- tables; the lock is held */
 

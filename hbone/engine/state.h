@@ -338,6 +338,8 @@ struct worker {
     uint64_t random; /* template.c's */
     _Atomic uint32_t load; /* flows and tunnels */
     struct stats stats;
+    /* The one call from a lower layer into an upper one, at a tunnel's end: to whom its streams go (pool.h). */
+    void (*tunnel_ended)(struct tunnel *t, struct pool_entry *entry, enum reason reason, int error);
 };
 
 struct event_queue {

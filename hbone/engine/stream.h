@@ -1,4 +1,4 @@
-/* CONNECT streams on tunnels: windows, DATA both ways, and the answer. */
+/* CONNECT streams on tunnels: on and off a tunnel, and their answer. */
 #ifndef HBONE_STREAM_H
 #define HBONE_STREAM_H
 
@@ -39,21 +39,5 @@ void stream_answer_ok(struct flow *f);
 void stream_answer_refused(struct flow *f, unsigned status);
 /* RST_STREAM where there is a stream to reset, and the stream is over. */
 void stream_reset(struct flow *f, uint32_t code);
-
-/* One turn of plain socket -> DATA frames. */
-void stream_pump(struct flow *f);
-/* The peer's window for this stream changed by `delta`. */
-void stream_window_changed(struct flow *f, int64_t delta);
-
-/* A piece of a DATA payload in the read buffer; delivered before that is read into again. */
-void stream_gather(struct flow *f, uint8_t *bytes, size_t size);
-void stream_deliver(struct flow *f);
-void stream_deliver_all(struct worker *w);
-/* END_STREAM came. */
-void stream_ended(struct flow *f);
-/* Bytes reached the socket `p` (out of its queue or not): gives credit back to the peer. */
-void stream_delivered(struct flow *f, struct plain *p, size_t n, bool queued);
-/* Gives credit back; `keeps_up` lets the window grow. */
-void stream_credit(struct flow *f, size_t n, bool keeps_up);
 
 #endif

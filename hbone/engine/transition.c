@@ -1,8 +1,6 @@
 #include "transition.h"
 
 #include "event.h"
-#include "flow.h"
-#include "tunnel.h"
 
 static void tell(struct worker *w, uint32_t tag, int machine, unsigned from, unsigned to)
 {
@@ -23,11 +21,11 @@ static void tell(struct worker *w, uint32_t tag, int machine, unsigned from, uns
 static void end_flow(struct flow *f, int machine, unsigned from, unsigned to)
 {
     tell(f->worker, f->tag, machine, from, to);
-    if (!flow_alive(f))
+    if (f->state == FLOW_DEAD)
         return;
     f->doomed = REASON_internal;
     f->doomed_error = 0;
-    flow_set_timer(f, 0);
+    timer_set(&f->worker->timers, &f->timer, f->worker->now);
 }
 
 static void end_tunnel(struct tunnel *t, int machine, unsigned from, unsigned to)
@@ -36,7 +34,7 @@ static void end_tunnel(struct tunnel *t, int machine, unsigned from, unsigned to
     if (t->state == TUNNEL_DEAD)
         return;
     t->defective = true;
-    tunnel_rearm(t);
+    timer_set(&t->worker->timers, &t->timer, t->worker->now);
 }
 
 bool flow_move(struct flow *f, enum flow_state to)

@@ -6,19 +6,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
+#include "counted.h"
 #include "dial.h"
 #include "event.h"
-#include "plain.h"
-#include "pool.h"
+#include "pool_entry.h"
 #include "registry.h"
+#include "socket.h"
 #include "transition.h"
-#include "worker.h"
-
-/* ---- birth */
 
 static struct tunnel *tunnel_alloc(struct worker *w, int fd)
 {
@@ -27,7 +23,7 @@ static struct tunnel *tunnel_alloc(struct worker *w, int fd)
     struct tunnel *t = calloc(1, sizeof *t);
     if (t) {
         t->source = (struct source){SOURCE_TUNNEL, fd};
-        if (worker_watch(w, fd, &t->source))
+        if (socket_watch(w->epoll, fd, &t->source))
             return t;
     }
     free(t);
@@ -129,15 +125,6 @@ struct tunnel *tunnel_dial(struct pool_entry *entry, int *error)
     return t;
 }
 
-void tunnel_handshake_over(struct tunnel *t)
-{
-    handshake_free(t->handshake);
-    t->handshake = NULL;
-    if (t->counted_handshake)
-        atomic_fetch_sub(&t->worker->engine->n_handshakes, 1);
-    t->counted_handshake = false;
-}
-
 /* False without memory. */
 static bool announce_open(struct tunnel *t)
 {
@@ -208,59 +195,4 @@ void tunnel_greeted(struct tunnel *t)
     t->phase_deadline = 0;
     if (t->client)
         pool_tunnel_greeted(t);
-}
-
-/* ---- events */
-
-static void begin_handshake(struct tunnel *t)
-{
-    struct worker *w = t->worker;
-    const uint8_t *out;
-    if (!tunnel_move(t, TUNNEL_HANDSHAKE))
-        return;
-    t->phase_deadline = w->now + w->engine->config.handshake_timeout;
-    address_of_socket(&t->local, NULL, t->source.fd);
-    tunnel_rearm(t);
-    const struct route *key = t->entry->key;
-    struct session_place place = {key->destination, key->netns};
-    t->handshake = handshake_new(t->identity, true, key->bytes, key->n_sans, &place);
-    if (!t->handshake) {
-        tunnel_out_of_memory(t);
-        return;
-    }
-    if (handshake_step(t->handshake, NULL, 0) == HANDSHAKE_FAILED) {
-        tunnel_fail(t, t->handshake->reason, SILENTLY, t->handshake->detail);
-        return;
-    }
-    size_t size = handshake_output(t->handshake, &out);
-    tunnel_send_raw(t, out, size);
-}
-
-static bool finish_connect(struct tunnel *t, uint32_t events)
-{
-    int error = 0;
-    socklen_t size = sizeof error;
-    if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
-        return false;
-    getsockopt(t->source.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error || (events & (EPOLLERR | EPOLLHUP))) {
-        tunnel_socket_failed(t, error ? error : ECONNRESET);
-        return false;
-    }
-    begin_handshake(t);
-    return tunnel_alive(t);
-}
-
-void tunnel_on_event(struct tunnel *t, uint32_t events)
-{
-    if (t->state == TUNNEL_DEAD || (t->state == TUNNEL_CONNECTING && !finish_connect(t, events)))
-        return;
-    if (events & EPOLLOUT)
-        tunnel_writable(t);
-    if (t->state == TUNNEL_CLOSING && (events & EPOLLOUT) && (t->in_order || !t->blocked) && !t->fin_sent)
-        tunnel_linger(t);
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        t->hung_up = true;
-    if (t->state != TUNNEL_DEAD && (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
-        tunnel_read(t);
 }

@@ -2,7 +2,6 @@
 #ifndef HBONE_TUNNEL_H
 #define HBONE_TUNNEL_H
 
-#include "command.h"
 #include "state.h"
 
 /* A connection to an HBONE listener was accepted. Takes the descriptor. */
@@ -10,7 +9,6 @@ void tunnel_accepted(struct worker *w, int fd, const struct listener *l, const s
 /* Dials for the pool; NULL with -errno in `error`. The tunnel counts itself into the entry. */
 struct tunnel *tunnel_dial(struct pool_entry *entry, int *error);
 
-void tunnel_on_event(struct tunnel *t, uint32_t events);
 void tunnel_on_timer(struct tunnel *t);
 /* Recomputes the tunnel's next deadline. */
 void tunnel_rearm(struct tunnel *t);
@@ -34,8 +32,6 @@ void tunnel_drain(struct tunnel *t);
 void tunnel_drain_last(struct tunnel *t);
 /* The first of the peer's SETTINGS came: everything works. */
 void tunnel_greeted(struct tunnel *t);
-/* GOAWAY came (client): streams behind `last` were not processed. */
-void tunnel_peer_leaves(struct tunnel *t, uint32_t last);
 
 enum { SILENTLY = -1 };
 /* Ends the tunnel and every flow on it. `code` goes out with GOAWAY unless SILENTLY. */
@@ -52,8 +48,6 @@ void tunnel_check_revoked(struct tunnel *t);
 void tunnel_count_revoked(struct tunnel *t);
 /* Ends a tunnel without streams in order. */
 void tunnel_finish(struct tunnel *t);
-/* Too many bytes wait for slow readers: resets the slowest. */
-void tunnel_relieve(struct tunnel *t);
 void tunnel_free(struct tunnel *t);
 
 static inline bool tunnel_alive(const struct tunnel *t)
@@ -61,8 +55,6 @@ static inline bool tunnel_alive(const struct tunnel *t)
     return t->state < TUNNEL_CLOSING;
 }
 
-/* ---- tunnel_read.c */
-void tunnel_read(struct tunnel *t);
 /* Reads again in the next round although nothing new came: edge-triggered epoll would not say so. */
 static inline void tunnel_read_again(struct tunnel *t)
 {

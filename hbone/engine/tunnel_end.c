@@ -5,15 +5,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "dial.h"
+#include "counted.h"
 #include "event.h"
-#include "flow.h"
-#include "plain.h"
-#include "pool.h"
-#include "stream.h"
+#include "pool_entry.h"
+#include "socket.h"
 #include "transition.h"
 #include "tunnel.h"
-#include "worker.h"
 
 static void announce_failure(struct tunnel *t, enum reason reason, const char *detail)
 {
@@ -35,6 +32,15 @@ static void announce_failure(struct tunnel *t, enum reason reason, const char *d
     event->inbound = !t->client;
     event->reason = (uint16_t)reason;
     event_post(w, event);
+}
+
+void tunnel_handshake_over(struct tunnel *t)
+{
+    handshake_free(t->handshake);
+    t->handshake = NULL;
+    if (t->counted_handshake)
+        atomic_fetch_sub(&t->worker->engine->n_handshakes, 1);
+    t->counted_handshake = false;
 }
 
 static void tunnel_bury(struct tunnel *t)
@@ -130,26 +136,6 @@ static void say_goaway(struct tunnel *t, uint32_t last, uint32_t code)
     tunnel_frame(t, FRAME_GOAWAY, 0, 0, body, sizeof body);
 }
 
-/* An unanswered stream of a tunnel that had worked may be tried again: nothing of it was relayed. */
-static bool may_retry(const struct tunnel *t, const struct flow *f, enum reason reason)
-{
-    return t->client && t->greeted && f->state == FLOW_ASKED && f->retries < POOL_RETRIES &&
-           reason != REASON_shutdown;
-}
-
-static void end_streams(struct tunnel *t, enum reason reason, int error)
-{
-    for (int i = 0; i < STREAM_BUCKETS; i++) {
-        while (t->streams[i]) {
-            struct flow *f = t->streams[i];
-            if (may_retry(t, f, reason))
-                pool_retry(f);
-            else
-                flow_drop(f, reason, error);
-        }
-    }
-}
-
 void tunnel_linger(struct tunnel *t)
 {
     enum { ORDERLY = 60000 };
@@ -182,9 +168,7 @@ static void tunnel_end(struct tunnel *t, enum reason reason, int code, int error
     struct pool_entry *entry = t->entry;
     if (entry)
         pool_tunnel_gone(t);
-    end_streams(t, reason, error);
-    if (entry)
-        pool_tunnel_lost(entry, t->greeted ? REASON_ok : reason, error);
+    t->worker->tunnel_ended(t, entry, reason, error);
     announce_close(t, reason);
     tunnel_handshake_over(t);
     t->closing_told = true;
@@ -296,38 +280,4 @@ void tunnel_drain_last(struct tunnel *t)
     say_goaway(t, t->last_id, H2_NO_ERROR);
     if (tunnel_alive(t) && !t->n_streams)
         tunnel_finish(t);
-}
-
-void tunnel_peer_leaves(struct tunnel *t, uint32_t last)
-{
-    COUNT(t->worker, goaways_received);
-    t->goaway_got = true;
-    if (t->entry)
-        pool_tunnel_gone(t);
-    for (int i = 0; i < STREAM_BUCKETS; i++) {
-        struct flow *next;
-        for (struct flow *f = t->streams[i]; f; f = next) {
-            next = f->stream.chain;
-            if (!t->client || f->stream.id <= last)
-                continue;
-            if (may_retry(t, f, REASON_peer_goaway))
-                pool_retry(f);
-            else
-                flow_drop(f, REASON_peer_goaway, 0);
-        }
-    }
-    if (tunnel_alive(t) && !t->n_streams)
-        tunnel_finish(t);
-}
-
-void tunnel_relieve(struct tunnel *t)
-{
-    struct flow *slowest = NULL;
-    for (int i = 0; i < STREAM_BUCKETS; i++)
-        for (struct flow *f = t->streams[i]; f; f = f->stream.chain)
-            if (!slowest || flow_plain(f)->out.size > flow_plain(slowest)->out.size)
-                slowest = f;
-    COUNT(t->worker, abuse_buffer);
-    if (slowest)
-        flow_abort(slowest, REASON_stalled, 0, H2_CANCEL);
 }

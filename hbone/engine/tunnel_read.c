@@ -1,19 +1,14 @@
-/* The way into a tunnel: one large read, every whole record opened in place, frames fed to HTTP/2. */
-#include <errno.h>
+#include "tunnel_read.h"
+
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 
-#include "dial.h"
 #include "h2.h"
-#include "stream.h"
 #include "tunnel.h"
-#include "worker.h"
 
 enum {
     RECORD_HEADER = 5,
     TICKET_RECORD_LARGEST = 4096,
-    TURNS = 4, /* reads before other sockets get theirs */
     ALERT_CLOSE_NOTIFY = 0,
     ALERT_USER_CANCELED = 90,
     MESSAGE_NEW_SESSION_TICKET = 4,
@@ -181,8 +176,7 @@ static bool header_plausible(const uint8_t *record)
            get_u16(record + 3) <= RECORD_LARGEST - RECORD_HEADER;
 }
 
-/* Takes every whole record; the bytes used. */
-static size_t take_records(struct tunnel *t, uint8_t *bytes, size_t size)
+size_t tunnel_records(struct tunnel *t, uint8_t *bytes, size_t size)
 {
     size_t used = 0;
     while (size - used >= RECORD_HEADER) {
@@ -201,95 +195,4 @@ static size_t take_records(struct tunnel *t, uint8_t *bytes, size_t size)
         used += n;
     }
     return used;
-}
-
-/* ---- the socket */
-
-/* Starts the read buffer with what the last read left over. */
-static size_t resume_partial(struct tunnel *t)
-{
-    struct chunk *c = t->partial;
-    if (!c)
-        return 0;
-    size_t n = c->end;
-    memcpy(t->worker->read_buffer, c->bytes, n);
-    return n;
-}
-
-static void keep_partial(struct tunnel *t, const uint8_t *bytes, size_t size)
-{
-    struct buffers *b = &t->worker->buffers;
-    if (!size) {
-        chunk_put(b, t->partial);
-        t->partial = NULL;
-        return;
-    }
-    if (!t->partial && !(t->partial = chunk_get(b))) {
-        tunnel_out_of_memory(t);
-        return;
-    }
-    memcpy(t->partial->bytes, bytes, size);
-    t->partial->end = (uint32_t)size;
-}
-
-static void on_eof(struct tunnel *t)
-{
-    enum reason reason = t->state == TUNNEL_OPEN ? REASON_truncated : REASON_tls_handshake_failed;
-    t->peer_eof = true;
-    tunnel_fail(t, reason, SILENTLY,
-                t->state == TUNNEL_OPEN ? "the peer vanished without close_notify"
-                                        : "the peer closed the connection during the handshake");
-}
-
-/* One read and everything in it. False when there is no more to do now. */
-static bool read_once(struct tunnel *t)
-{
-    struct worker *w = t->worker;
-    size_t have = resume_partial(t);
-    size_t asked = READ_SIZE - have;
-    ssize_t n = recv(t->source.fd, w->read_buffer + have, asked, 0);
-    if (n < 0) {
-        if (errno != EAGAIN && errno != EINTR)
-            tunnel_socket_failed(t, errno);
-        return false;
-    }
-    if (n == 0) {
-        on_eof(t);
-        return false;
-    }
-    t->heard = w->now;
-    size_t size = have + (size_t)n;
-    size_t used = take_records(t, w->read_buffer, size);
-    stream_deliver_all(w);
-    if (!tunnel_alive(t))
-        return false;
-    keep_partial(t, w->read_buffer + used, size - used);
-    return tunnel_alive(t) && ((size_t)n == asked || t->hung_up);
-}
-
-/* A closing tunnel reads only to learn of the peer's FIN. */
-static void read_and_forget(struct tunnel *t)
-{
-    ssize_t n;
-    int turns = 0;
-    do
-        n = recv(t->source.fd, t->worker->read_buffer, READ_SIZE, 0);
-    while (n > 0 && ++turns < TURNS);
-    t->peer_eof = t->peer_eof || n == 0;
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-        tunnel_fail(t, REASON_ok, SILENTLY, NULL);
-    else if (n > 0)
-        tunnel_read_again(t);
-}
-
-void tunnel_read(struct tunnel *t)
-{
-    if (t->state == TUNNEL_CLOSING) {
-        read_and_forget(t);
-        return;
-    }
-    for (int turn = 0; turn < TURNS; turn++)
-        if (!read_once(t))
-            return;
-    tunnel_read_again(t);
 }

@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 
 #include "tunnel.h"
-#include "worker.h"
 
 enum { SMALL_REST = 32 << 10, FIRST_LARGEST = 3 << 10, KEY_UPDATE = 24, ALERT_WARNING = 1, CLOSE_NOTIFY = 0 };
 

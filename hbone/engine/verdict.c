@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "command.h"
-#include "registry.h"
+#include "counted.h"
 #include "template.h"
 
 /* ---- one verdict */
@@ -27,7 +27,7 @@ static uint64_t hash_of(const uint8_t *bytes, size_t size)
     return hash ^ hash >> 29;
 }
 
-static struct verdict *verdict_new(const struct verdict_key *k, uint64_t number)
+struct verdict *verdict_new(const struct verdict_key *k, uint64_t number)
 {
     struct verdict *v = calloc(1, sizeof *v + k->size);
     if (!v)
@@ -102,8 +102,7 @@ struct verdict *verdict_find(struct worker *w, const struct verdict_key *k)
     return v;
 }
 
-/* 0, or why it is not kept: another epoch began (ESTALE), there are too many (ENOSPC). */
-static int put(struct engine *e, struct verdict *v, uint64_t epoch)
+int verdict_put(struct engine *e, struct verdict *v, uint64_t epoch)
 {
     struct verdicts *all = &e->verdicts;
     struct verdict *old = NULL;
@@ -124,70 +123,7 @@ static int put(struct engine *e, struct verdict *v, uint64_t epoch)
     return error;
 }
 
-/* ---- the owner's side */
-
-static struct route *keep_route(struct engine *e, const struct engine_tunnel_request *q)
-{
-    struct route *r = route_of_request(e, q);
-    if (r && ((q->identity && !r->identity) || r->netns_gone)) { /* gone meanwhile */
-        route_free(r);
-        r = NULL;
-    }
-    return r;
-}
-
-static char *copy_texts(const char *texts, unsigned n)
-{
-    const char *end = texts;
-    for (unsigned i = 0; i < n; i++)
-        end += strlen(end) + 1;
-    char *copy = malloc((size_t)(end - texts) + 1);
-    if (copy)
-        memcpy(copy, texts, (size_t)(end - texts));
-    return copy;
-}
-
-static void key_of(const struct engine_kept *k, struct verdict_key *key)
-{
-    struct field fields[HPACK_FIELDS], authority = {NULL, k->authority, 0, 0};
-    const char *text = k->fields;
-    if (k->kind != LISTENER_HBONE) {
-        verdict_key_captured(key, k->kind, k->tag, &k->local, &k->peer);
-        return;
-    }
-    key->size = 0;
-    if (k->n_fields > HPACK_FIELDS)
-        return;
-    for (unsigned i = 0; i < k->n_fields; i++) {
-        fields[i].name = text;
-        fields[i].name_size = (uint32_t)strlen(text);
-        fields[i].value = text += fields[i].name_size + 1;
-        fields[i].value_size = (uint32_t)strlen(text);
-        text += fields[i].value_size + 1;
-    }
-    authority.value_size = (uint32_t)strlen(k->authority);
-    verdict_key_request(key, k->tag, &k->local, &k->peer, k->identity, &authority, fields, k->n_fields);
-}
-
-int engine_keep(struct engine *e, const struct engine_kept *k)
-{
-    struct verdict_key key;
-    key_of(k, &key);
-    if (!key.size || !e->config.max_verdicts)
-        return -EINVAL;
-    struct verdict *v = verdict_new(&key, k->number);
-    if (!v)
-        return -ENOMEM;
-    v->tunnel = k->tunnel;
-    v->source = k->source;
-    v->n_varying = k->n_varying;
-    int error = ENOMEM;
-    if ((v->varying = copy_texts(k->varying, k->n_varying)))
-        error = (v->route = keep_route(e, &k->request)) ? put(e, v, k->epoch) : ESTALE;
-    if (error)
-        verdict_unref(v);
-    return -error;
-}
+/* ---- epochs */
 
 uint64_t engine_epoch(struct engine *e)
 {

@@ -42,6 +42,10 @@ struct verdict {
 void verdicts_init(struct verdicts *v);
 void verdicts_free(struct verdicts *v);
 
+/* With one reference, for the caller to fill in; NULL without memory. */
+struct verdict *verdict_new(const struct verdict_key *k, uint64_t number);
+/* 0 (and taken), or why it is not kept: another epoch began (ESTALE), there is one (EEXIST), there are too many (ENOSPC). */
+int verdict_put(struct engine *e, struct verdict *v, uint64_t epoch);
 /* The verdict for a key, counted, or NULL. */
 struct verdict *verdict_find(struct worker *w, const struct verdict_key *k);
 void verdict_unref(struct verdict *v);

@@ -17,24 +17,22 @@
 #include "acceptor.h"
 #include "alarm.h"
 #include "command.h"
+#include "counted.h"
 #include "dial.h"
 #include "event.h"
-#include "flow.h"
+#include "flow_end.h"
 #include "flow_table.h"
-#include "plain.h"
+#include "flow_time.h"
+#include "flow_verdict.h"
+#include "plain_event.h"
 #include "pool.h"
-#include "stream.h"
+#include "socket.h"
+#include "stream_send.h"
 #include "tunnel.h"
+#include "tunnel_event.h"
+#include "wire.h"
 
 enum { EVENTS = 512, TRIM_INTERVAL = 1000 /* ms */, OWN_TIMERS = 3 };
-
-/* ---- epoll */
-
-bool worker_watch(struct worker *w, int fd, struct source *source)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = source};
-    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
-}
 
 /* ---- commands */
 
@@ -320,6 +318,7 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->home_netns = w->wake.fd = w->alarm.fd = -1;
     w->wake.kind = SOURCE_WAKE;
     w->events_tail = &w->events;
+    w->tunnel_ended = pool_tunnel_ended;
     if (getrandom(&w->random, sizeof w->random, 0) < 0)
         return -errno;
     init_lists(w);
@@ -332,7 +331,7 @@ int worker_init(struct worker *w, struct engine *e, unsigned index)
     w->seal_buffer = block_get(&w->buffers);
     w->gathers = malloc(GATHERS * sizeof *w->gathers);
     if (!w->read_buffer || !w->seal_buffer || !w->gathers || !reserve_timers(w) ||
-        !header_list_init(&w->headers, e->config.max_header_list) || !worker_watch(w, w->wake.fd, &w->wake))
+        !header_list_init(&w->headers, e->config.max_header_list) || !socket_watch(w->epoll, w->wake.fd, &w->wake))
         return -ENOMEM;
     return 0;
 }

@@ -11,7 +11,4 @@ int worker_start(struct worker *w);
 void worker_close(struct worker *w);
 void worker_free(struct worker *w);
 
-/* Edge-triggered, for everything. */
-bool worker_watch(struct worker *w, int fd, struct source *source);
-
 #endif

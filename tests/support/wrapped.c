@@ -4,9 +4,8 @@
  *   "LAST"                 all but four of the tunnel's stream ids have been used */
 #include <string.h>
 
-#include "flow.h"
-#include "h2.h"
-#include "pool.h"
+#include "h2_control.h"
+#include "pool_entry.h"
 #include "transition.h"
 
 bool __real_h2_control(struct tunnel *t, const uint8_t *body, uint32_t size);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "credentials.h"
 #include "handshake.h"
 #include "identity.h"
 #include "ipsec_mb.h"
