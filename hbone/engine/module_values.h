@@ -1,4 +1,4 @@
-/* Values between Python and the engine. Functions that fail have set an exception. */
+/* Values from Python for the engine, and its errors. Functions that fail have set an exception. */
 #ifndef HBONE_MODULE_VALUES_H
 #define HBONE_MODULE_VALUES_H
 
@@ -7,9 +7,12 @@
 
 #include "engine.h"
 
+/* None, or OSError for -errno. */
+PyObject *none_or_error(int error);
+/* A handle, or OSError. */
+PyObject *handle_or_error(int handle);
+
 bool config_from_dict(struct engine_config *config, PyObject *settings);
-/* (type number, fields as in hbone/engine/events.py). */
-PyObject *event_to_tuple(const struct engine_event *event);
 bool address_from_text(struct address *a, const char *ip, unsigned port);
 /* The strings of a tuple of str, valid while the tuple lives; PyMem_Free the array. */
 const char **texts_from_tuple(PyObject *tuple);

@@ -1,11 +1,84 @@
-/* Kept verdicts for CPython: arguments in, a number out. */
 #include "module_verdicts.h"
 
 #include <errno.h>
 
 #include "message.h"
+#include "module_core.h"
 #include "module_values.h"
 #include "template.h"
+
+PyObject *core_connect_plain(PyObject *self, PyObject *args)
+{
+    struct engine_tunnel_request q = {0};
+    unsigned long long token;
+    const char *ip, *source_ip;
+    unsigned port;
+    PyObject *headers;
+    struct address source;
+    uint8_t block[BLOCK_LARGEST];
+    if (!PyArg_ParseTuple(args, "KsIizO!I", &token, &ip, &port, &q.netns, &source_ip, &PyTuple_Type, &headers, &q.mark) ||
+        !address_from_text(&q.destination, ip, port) || (source_ip && !address_from_text(&source, source_ip, 0)) ||
+        !encode_answer(block, &q.block_size, sizeof block, headers))
+        return NULL;
+    q.token = token;
+    q.block = block;
+    return none_or_error(engine_connect_plain(engine_of(self), &q, source_ip ? &source : NULL));
+}
+
+PyObject *core_connect_tunnel(PyObject *self, PyObject *args)
+{
+    struct engine_tunnel_request q = {0};
+    unsigned long long token;
+    const char *ip, *authority;
+    Py_ssize_t authority_size;
+    unsigned port;
+    PyObject *sans, *headers;
+    uint8_t block[BLOCK_LARGEST];
+    if (!PyArg_ParseTuple(args, "KsIiIO!s#O!I", &token, &ip, &port, &q.netns, &q.identity, &PyTuple_Type, &sans,
+                          &authority, &authority_size, &PyTuple_Type, &headers, &q.mark) ||
+        !address_from_text(&q.destination, ip, port) ||
+        !encode_request(block, &q.block_size, sizeof block, authority, authority_size, headers))
+        return NULL;
+    const char **texts = texts_from_tuple(sans);
+    if (!texts)
+        return NULL;
+    q.token = token;
+    q.block = block;
+    q.sans = texts;
+    q.n_sans = (size_t)PyTuple_GET_SIZE(sans);
+    int error = engine_connect_tunnel(engine_of(self), &q);
+    PyMem_Free(texts);
+    return none_or_error(error);
+}
+
+PyObject *core_refuse(PyObject *self, PyObject *args)
+{
+    unsigned long long token;
+    unsigned reason, status;
+    if (!PyArg_ParseTuple(args, "KII", &token, &reason, &status))
+        return NULL;
+    if (status < 400 || status > 599)
+        return PyErr_Format(PyExc_ValueError, "status %u does not refuse anything", status);
+    return none_or_error(engine_refuse(engine_of(self), token, reason, status));
+}
+
+PyObject *core_cut(PyObject *self, PyObject *args)
+{
+    unsigned long long token;
+    unsigned reason;
+    if (!PyArg_ParseTuple(args, "KI", &token, &reason))
+        return NULL;
+    return none_or_error(engine_cut(engine_of(self), token, reason));
+}
+
+PyObject *core_flush(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    engine_flush(engine_of(self));
+    Py_RETURN_NONE;
+}
+
+/* ---- kept verdicts */
 
 /* (number, epoch, kind, tag, local IP, local port, peer IP, peer identity, authority, fields, how many texts) */
 static bool subject(PyObject *tuple, struct engine_kept *k)
@@ -37,7 +110,7 @@ static PyObject *kept_or_errno(int error)
     return PyLong_FromLong(-error);
 }
 
-PyObject *keep_plain(struct engine *e, PyObject *args)
+PyObject *core_keep_plain(PyObject *self, PyObject *args)
 {
     struct engine_kept k = {.varying = ""};
     PyObject *whom;
@@ -52,7 +125,7 @@ PyObject *keep_plain(struct engine *e, PyObject *args)
         !encode_answer(block, &k.request.block_size, sizeof block, headers))
         return NULL;
     k.request.block = block;
-    return kept_or_errno(engine_keep(e, &k));
+    return kept_or_errno(engine_keep(engine_of(self), &k));
 }
 
 static bool valid_varying(const char *name, const char *value)
@@ -88,7 +161,7 @@ static bool check_varying(const struct engine_kept *k, uint8_t block[BLOCK_LARGE
     return false;
 }
 
-PyObject *keep_tunnel(struct engine *e, PyObject *args)
+PyObject *core_keep_tunnel(PyObject *self, PyObject *args)
 {
     struct engine_kept k = {.tunnel = true};
     struct engine_tunnel_request *q = &k.request;
@@ -110,7 +183,19 @@ PyObject *keep_tunnel(struct engine *e, PyObject *args)
     q->block = block;
     q->sans = texts;
     q->n_sans = (size_t)PyTuple_GET_SIZE(sans);
-    int error = engine_keep(e, &k);
+    int error = engine_keep(engine_of(self), &k);
     PyMem_Free(texts);
     return kept_or_errno(error);
+}
+
+PyObject *core_forget(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(engine_forget(engine_of(self)));
+}
+
+PyObject *core_epoch(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(engine_epoch(engine_of(self)));
 }
