@@ -22,7 +22,17 @@ from tests.bench.rounds import Plan, describe, say
 
 HERE = Path(__file__).parent
 ENGINE = HERE.parents[2] / "hbone" / "engine"
-PARTS = ("handshake", "identity", "credentials", "session", "peer_certificate", "revocation", "record", "aead", "ipsec_mb")
+PARTS = (
+    "handshake",
+    "identity",
+    "credentials",
+    "session",
+    "peer_certificate",
+    "revocation",
+    "record",
+    "aead",
+    "ipsec_mb",
+)
 FLAGS = ("-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-pthread")
 KINDS = ("full", "resumed")
 WHEEL = "wheel"
