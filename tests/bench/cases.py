@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.results import Row, Sample
-from tests.bench.testbed import MeasurementError, Rig
+from tests.bench.testbed import LoadRun, MeasurementError, Rig
 
 IDLE_CONNECTIONS = 10_000
 SESSIONS = 64
 LEAD_S = 0.4  # the bulk flow of `mixed` is at full speed by then
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A load that gives one figure after another: its options, and what opens its gate and takes the next figure."""
+
+    options: tuple[str, ...]
+    take: Callable[[Rig, LoadRun], Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,8 @@ class Case:
     depends on the neighbours, is otherwise most of what a small message takes.
     cold: the variant pools nothing. sessions: how many TLS sessions a client
     may keep to resume them; None: as many as it does by itself. one_tunnel: all connections have to share a tunnel. of_memory: about resident
-    memory. workers: about so many threads of ours, and of nobody else.
+    memory. workers: about so many threads of ours, and of nobody else. repeated: where variants can be up at the same
+    time, they are measured slice by slice in turn (`tests.bench.slices`).
     """
 
     rows: tuple[Row, ...]
@@ -34,6 +43,7 @@ class Case:
     one_tunnel: bool = False
     of_memory: bool = False
     workers: int | None = None
+    repeated: Repeated | None = None
 
     @property
     def name(self) -> str:
@@ -75,20 +85,28 @@ def rate(
     settle: bool,
     cold: bool = False,
     sessions: int | None = None,
+    repeats: bool = False,
 ) -> Case:
-    """How many `unit`s a second the load with these options completes, with their latency."""
+    """How many `unit`s a second the load with these options completes, with their latency. `repeats`: it can be asked
+    for a figure again."""
     row = Row(case, f"{unit}/s", "higher", unit)
 
-    def measure(rig: Rig, seconds: float) -> dict[str, Sample]:
-        got, cost = rig.measured(*options, "--seconds", str(seconds), settle=settle)
+    def take(rig: Rig, run: LoadRun) -> Sample:
+        got, cost = rig.gated(run, settle=settle)
         if got.get("failed", 0):
             raise MeasurementError(f"{got['failed']} of {got['count'] + got['failed']} connections failed")
         if got["count"] == 0:
             raise MeasurementError("nothing was completed")
         cpu = cost.proxy_cpu_s / got["count"] if rig.proxies else None
-        return {case: Sample(got["per_s"], cpu, got["p50_us"], got["p99_us"], foreign_cpu=cost.foreign_cpu)}
+        return Sample(got["per_s"], cpu, got["p50_us"], got["p99_us"], foreign_cpu=cost.foreign_cpu)
 
-    return Case((row,), measure, pinned=True, cold=cold, sessions=sessions)
+    def measure(rig: Rig, seconds: float) -> dict[str, Sample]:
+        with rig.start_load(*options, "--seconds", str(seconds), "--gated") as run:
+            run.line()
+            return {case: take(rig, run)}
+
+    repeated = Repeated(options, take) if repeats else None
+    return Case((row,), measure, pinned=True, cold=cold, sessions=sessions, repeated=repeated)
 
 
 def exchange(conns: int, size: int, name: str) -> Case:

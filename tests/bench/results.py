@@ -11,8 +11,9 @@ The document (also what `problems` checks):
 
 `ratio[x]` is ours / x where higher is better and x / ours where lower is: above 1 is always better for us.
 A row may also carry `latency_us`, `beside` (a second figure of the same runs), `foreign_cpu` (the share of the
-machine's CPU time that went to processes outside the benchmark), `failed` (rounds that gave no figure, with why)
-and `absent` (variants for which this row means nothing, with why).
+machine's CPU time that went to processes outside the benchmark), `slices` (by variant, for each round what its figure
+is the median of) with `paired` (median and quartiles of the ratios of slices that followed each other), `failed` (rounds that gave no figure,
+with why) and `absent` (variants for which this row means nothing, with why).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One figure of one round. `cpu_s_per_unit` in seconds, latencies in microseconds, `foreign_cpu` 0..1."""
+    """One figure of one round. `cpu_s_per_unit` in seconds, latencies in microseconds, `foreign_cpu` 0..1.
+
+    `slices`: what it is the median of, if variants were measured in turn in round `turn` (0: the first).
+    """
 
     value: float
     cpu_s_per_unit: float | None = None
@@ -47,6 +51,8 @@ class Sample:
     p99_us: float | None = None
     beside: float | None = None
     foreign_cpu: float | None = None
+    slices: tuple[float, ...] = ()
+    turn: int = 0
 
 
 @dataclass(slots=True)
@@ -87,6 +93,22 @@ def ratio(ours: float | None, other: float | None, better: str) -> float | None:
     return above / below if below > 0 else None
 
 
+def paired(ours: Iterable[Sample], other: Iterable[Sample], better: str) -> list[float]:
+    """The ratio (as `ratio`) of each two slices that were measured one after the other, round after round."""
+    theirs = {sample.turn: sample.slices for sample in other}
+    pairs = [
+        pair for sample in ours for pair in zip(sample.slices, theirs.get(sample.turn, ()), strict=False)
+    ]
+    return [found for mine, other in pairs if (found := ratio(mine, other, better)) is not None]
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Median, quartiles and number of at least one value."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    shown = {"median": middle, "low": low, "high": high}
+    return {"pairs": len(values), **{name: rounded(value, 3) for name, value in shown.items()}}
+
+
 def rounded(value: float | None, digits: int = 4) -> float | None:
     """`value` to `digits` significant digits, so that files can be read and compared."""
     if value is None or value == 0 or not math.isfinite(value):
@@ -117,6 +139,16 @@ def row_document(row: Row, samples: Samples, variants: Sequence[str]) -> dict[st
     p50, p99, beside = medians("p50_us"), medians("p99_us"), medians("beside")
     if any(p is not None for p in p50.values()):
         document["latency_us"] = {v: {"p50": p50[v], "p99": p99[v]} for v in variants if p50[v] is not None}
+    if any(s.slices for ss in samples.good.values() for s in ss):
+        document["slices"] = {
+            v: [[rounded(one) for one in s.slices] for s in samples.good.get(v, ())] for v in variants
+        }
+        pairs = {
+            v: paired(samples.good.get(SUBJECT, ()), samples.good.get(v, ()), row.better)
+            for v in variants
+            if v != SUBJECT
+        }
+        document["paired"] = {v: quartiles(found) for v, found in pairs.items() if found}
     if row.beside is not None:
         document["beside"] = {"unit": row.beside, "median": beside}
     if samples.absent:
@@ -164,6 +196,13 @@ def _row_problems(row: Mapping[str, Any], absent: Mapping[str, str]) -> list[str
         middle = median(row["rounds"].get(variant, ()))
         if value is not None and (middle is None or abs(middle - value) > abs(value) / 500):
             found.append(f"{case}: {variant}: the median is not that of its rounds")
+    for variant, found_pairs in row.get("paired", {}).items():
+        if {SUBJECT, variant} & row.get("failed", {}).keys():
+            continue  # which slices belong to which round is not in the document
+        kept = (_kept(row, name) for name in (SUBJECT, variant))
+        middle = median(paired(*kept, row["better"]))
+        if middle is None or abs(middle / found_pairs["median"] - 1) > 0.01:
+            found.append(f"{case}: {variant}: the paired ratio is not that of its slices")
     for variant, value in row["ratio"].items():
         expected = ratio(row["median"].get(SUBJECT), row["median"][variant], row["better"])
         if (value is None) != (expected is None) or (
@@ -171,6 +210,11 @@ def _row_problems(row: Mapping[str, Any], absent: Mapping[str, str]) -> list[str
         ):
             found.append(f"{case}: {variant}: the ratio does not follow from the medians")
     return found
+
+
+def _kept(row: Mapping[str, Any], variant: str) -> list[Sample]:
+    """The slices of a row, as samples, of rounds none of which failed."""
+    return [Sample(0.0, slices=tuple(each), turn=turn) for turn, each in enumerate(row["slices"][variant])]
 
 
 def problems(result: Mapping[str, Any]) -> list[str]:

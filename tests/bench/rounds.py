@@ -78,16 +78,19 @@ def run(
     progress: Callable[[str], None] = say,
     figure: Callable[..., Mapping[str, Sample]] = once,
     twin: Callable[[str, str], str | None] = lambda case, variant: None,
+    together: Callable[..., Mapping[str, Sample | MeasurementError]] | None = None,
 ) -> list[tuple[Row, Samples]]:
     """All samples of a group. A round that fails is recorded with its reason and does not end the run.
 
     `figure` takes one, called as `once` is. `twin(case, variant)`: another case in which this variant does just the
-    same; its figures count for both, if it is measured.
+    same; its figures count for both, if it is measured. `together`, where given, takes the figures of all variants in
+    cases that can repeat theirs (`Case.repeated`).
     """
     by_name = {case.name: case for case in cases}
     twins = {(case, variant): twin(case, variant) for case in by_name for variant in variants}
     samples = {row.case: Samples() for case in cases for row in case.rows}
     checked: set[str] = set()
+    at_once: dict[tuple[int, str], Mapping[str, Sample | MeasurementError]] = {}
     steps = list(schedule(list(by_name), list(variants), plan.rounds))
     start = time.monotonic()
     for position, (turn, name, variant) in enumerate(steps, 1):
@@ -102,7 +105,22 @@ def run(
             f"[{position}/{len(steps)}, {time.monotonic() - start:.0f} s] round {turn + 1}: {name}, {variant}"
         )
         try:
-            got = figure(bed, case, variants[variant], plan, check=variant not in checked)
+            if together is not None and case.repeated is not None:
+                if (turn, name) not in at_once:
+                    wanted = [
+                        one
+                        for at, of, one in steps
+                        if (at, of) == (turn, name) and twins[of, one] not in by_name
+                    ]
+                    able = {one: variants[one] for one in wanted if not variants[one].meaningless(case)}
+                    unchecked = able.keys() - checked
+                    at_once[turn, name] = together(bed, case, able, plan, turn=turn, check=unchecked)
+                taken = at_once[turn, name][variant]
+                if isinstance(taken, MeasurementError):
+                    raise taken
+                got: Mapping[str, Sample] = {row.case: taken for row in case.rows}
+            else:
+                got = figure(bed, case, variants[variant], plan, check=variant not in checked)
         except MeasurementError as error:
             progress(f"{where}: no figure: {error}")
             for row in case.rows:

@@ -50,9 +50,14 @@ def _ratio_table(result: Mapping[str, Any], names: Sequence[str]) -> Table:
     for row in result["rows"]:
         ours = row["median"].get(SUBJECT)
         if ours is not None:
-            ratios = (times(row["ratio"].get(name)) for name in others)
+            pairs = row.get("paired", {})
+            ratios = (times(row["ratio"].get(name)) + _paired(pairs.get(name)) for name in others)
             lines.append([row["case"], f"{number(ours)} {row['unit']}", *ratios])
     return "How many times better than … (above 1: ours is better)", lines
+
+
+def _paired(found: Mapping[str, Any] | None) -> str:
+    return f" ({times(found['median'])} paired)" if found else ""
 
 
 def _cpu_table(result: Mapping[str, Any], names: Sequence[str]) -> Table:
@@ -112,6 +117,17 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     ]
     if method:
         said.append("Method: " + ", ".join(f"{k} {v}" for k, v in method.items()))
+    if pairs := [
+        (row["case"], name, found) for row in result["rows"] for name, found in row.get("paired", {}).items()
+    ]:
+        said.append(
+            "Paired: the median of the ratios of slices that were measured one after the other, in a machine of changing "
+            "speed the better figure; before it the ratio of the medians. Quartiles and number of pairs: "
+            + ", ".join(
+                f"{case} against {name} {times(found['low'])} to {times(found['high'])} ({found['pairs']})"
+                for case, name, found in pairs
+            )
+        )
     said += [f"{name} is absent: {reason}" for name, reason in result["absent"].items()]
     failures: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:

@@ -155,12 +155,16 @@ class Rig(ABC):
         """
         with self.start_load(*arguments, "--gated") as run:
             run.line()
+            return self.gated(run, settle=settle)
 
-            def work() -> dict[str, Any]:
-                run.open_gate()
-                return run.line()
+    def gated(self, run: LoadRun, *, settle: bool = False) -> tuple[dict[str, Any], Cost]:
+        """`measured`, of a `--gated` load that is ready, or has given a figure and takes another."""
 
-            return self.costing(work, lambda result: float(result["own_cpu_s"]), settle=settle)
+        def work() -> dict[str, Any]:
+            run.open_gate()
+            return run.line()
+
+        return self.costing(work, lambda result: float(result["own_cpu_s"]), settle=settle)
 
     def costing(
         self, work: Callable[[], T], own_cpu: Callable[[T], float], *, settle: bool = False

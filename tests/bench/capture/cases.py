@@ -11,12 +11,12 @@ CAPTURE, DIRECT, TURBO = "capture-", "same-node-direct-", "same-node-turbo-"
 
 def dials(name: str) -> Case:
     """Blocking connections one by one, each with a 64-byte round trip; the latency is that of connect()."""
-    return rate(name, "connection", ("dials", "--size", "64"), settle=False)
+    return rate(name, "connection", ("dials", "--size", "64"), settle=False, repeats=True)
 
 
 def connections(name: str) -> Case:
     """New connections, 16 at once, one 64-byte round trip each."""
-    return rate(name, "connection", ("conns", "--conns", "16", "--size", "64"), settle=True)
+    return rate(name, "connection", ("conns", "--conns", "16", "--size", "64"), settle=True, repeats=True)
 
 
 def exchange(name: str, conns: int) -> Case:

@@ -11,6 +11,7 @@ from tests.bench import rounds
 from tests.bench.capture.cases import DIRECT, TURBO, capture_cases
 from tests.bench.capture.pods import Pods
 from tests.bench.capture.session import figure_in
+from tests.bench.capture.together import SLICE_S, together_in
 from tests.bench.capture.variants import PROXIES, capture_variants
 from tests.bench.hbone import chosen, testbed
 from tests.bench.machine import facts
@@ -48,7 +49,10 @@ def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str
         testbed(options, Path(work)) as bed,
         Pods(first=options.first) as pods,
     ):
-        measured = rounds.run(bed, cases, variants, plan, figure=figure_in(pods), twin=twin)
+        together = together_in(first=options.first)
+        measured = rounds.run(
+            bed, cases, variants, plan, figure=figure_in(pods), twin=twin, together=together
+        )
     versions = {name: said for name, variant in variants.items() if (said := variant.version())}
     machine = facts(root, versions) | {"openssl": engine_openssl(bed.environment)}
     method = {
@@ -58,6 +62,7 @@ def run_capture(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str
         "congestion control": "reno",
         "priority": "real time" if options.first else "ordinary",
         "capture rows": "in one pod, to a listener that accepts; latency of capture-connect: connect() alone",
+        "connection rows": f"all variants up at once, each in fresh pods of its own, and measured in turn (A B B A ...) by slices of {SLICE_S:g} s",
         "redirect": "nft NAT REDIRECT and connection marks, the rules of Istio's CNI plugin",
         "ours in same-node rows": "direct path of the kernel, accelerated in turbo rows; the agent, on another CPU, makes flows, metrics and log lines of every connection",
         "proxy, envoy, ztunnel": "a process in each pod, nothing captured; turbo rows repeat their figures of direct rows",

@@ -40,11 +40,12 @@ class Pods:
     `netns` gives the namespaces' names by "node", "client" and "server".
     """
 
-    def __init__(self, *, first: bool = False) -> None:
-        """`first`: what runs in the pods goes before all ordinary processes of the machine."""
+    def __init__(self, *, first: bool = False, label: str = "") -> None:
+        """`first`: what runs in the pods goes before all ordinary processes of the machine. `label`: tells several
+        apart that are there at the same time."""
         self.first = first
-        self.netns = {name: f"{PREFIX}{os.getpid()}-{name}" for name in ("node", *ADDRESSES)}
-        self.cgroup = cgroups.find() / f"{PREFIX}{os.getpid()}"
+        self.netns = {name: f"{PREFIX}{os.getpid()}-{label}{name}" for name in ("node", *ADDRESSES)}
+        self.cgroup = cgroups.find() / f"{PREFIX}{os.getpid()}-{label}pods"
         self.pin_dir = Path(tempfile.mkdtemp(prefix=PREFIX))
 
     def __enter__(self) -> Pods:

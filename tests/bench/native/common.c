@@ -87,6 +87,13 @@ void gate_close(const struct options *o) {
         continue;
 }
 
+/* Another figure is wanted, of the same process: only where nothing is left open between two of them. */
+bool gate_again(const struct options *o) {
+    char line[64];
+    fflush(stdout);
+    return o->gated && read(STDIN_FILENO, line, sizeof line) > 0;
+}
+
 int dial(const struct options *o, bool nonblocking) {
     int one = 1;
     int fd = socket(o->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0), 0);

@@ -47,6 +47,7 @@ __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ..
 
 void gate_ready(const struct options *o);
 void gate_close(const struct options *o);
+bool gate_again(const struct options *o);
 int dial(const struct options *o, bool nonblocking);
 void set_nonblocking(int fd);
 void send_all(int fd, const void *data, size_t length);

@@ -109,14 +109,11 @@ static enum outcome advance(struct client *c, const struct options *o, int epoll
     return c->got < o->size ? PENDING : DONE;
 }
 
-int run_connections(const struct options *o) {
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
-    struct client *clients = calloc((size_t)o->conns, sizeof *clients);
+static void connections(struct client *clients, const struct options *o, int epoll, const char *message) {
     struct epoll_event events[256];
-    char *message = calloc(1, PREFACE + o->size);
-    preface((unsigned char *)message, 'R', o->size);
-    gate_ready(o);
+    double cpu = self_cpu();
     uint64_t start = now_ns(), end = start + (uint64_t)(o->seconds * 1e9), done = 0, failed = 0, now;
+    histogram_clear(&latency);
     for (int i = 0; i < o->conns; i++)
         begin(&clients[i], o, epoll);
     while ((now = now_ns()) < end) {
@@ -135,24 +132,35 @@ int run_connections(const struct options *o) {
         }
     }
     double seconds = (double)(now - start) * 1e-9;
+    for (int i = 0; i < o->conns; i++)
+        close(clients[i].fd);
     printf("{\"per_s\": %.2f, \"p50_us\": %.2f, \"p99_us\": %.2f, \"count\": %lu, \"failed\": %lu, "
            "\"seconds\": %.4f, \"own_cpu_s\": %.4f}\n",
            (double)done / seconds, histogram_us(&latency, 0.5), histogram_us(&latency, 0.99), done, failed, seconds,
-           self_cpu());
-    gate_close(o);
+           self_cpu() - cpu);
+}
+
+int run_connections(const struct options *o) {
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct client *clients = calloc((size_t)o->conns, sizeof *clients);
+    char *message = calloc(1, PREFACE + o->size);
+    preface((unsigned char *)message, 'R', o->size);
+    gate_ready(o);
+    do
+        connections(clients, o, epoll, message);
+    while (gate_again(o));
     return 0;
 }
 
 /* Blocking, one after the other, so that the time of connect() is nothing else's. */
-int run_dials(const struct options *o) {
-    unsigned char head[PREFACE];
-    preface(head, 'R', o->size);
-    gate_ready(o);
+static void dials(const struct options *o, const unsigned char *head) {
+    double cpu = self_cpu();
     uint64_t start = now_ns(), end = start + (uint64_t)(o->seconds * 1e9), done = 0, now;
+    histogram_clear(&latency);
     while ((now = now_ns()) < end) {
         int fd = dial(o, false);
         histogram_add(&latency, now_ns() - now);
-        send_all(fd, head, sizeof head);
+        send_all(fd, head, PREFACE);
         send_all(fd, zeros, o->size);
         receive_all(fd, scratch, o->size);
         close(fd);
@@ -160,8 +168,16 @@ int run_dials(const struct options *o) {
     }
     printf("{\"per_s\": %.2f, \"p50_us\": %.2f, \"p99_us\": %.2f, \"count\": %lu, \"own_cpu_s\": %.4f}\n",
            (double)done / ((double)(now - start) * 1e-9), histogram_us(&latency, 0.5),
-           histogram_us(&latency, 0.99), done, self_cpu());
-    gate_close(o);
+           histogram_us(&latency, 0.99), done, self_cpu() - cpu);
+}
+
+int run_dials(const struct options *o) {
+    unsigned char head[PREFACE];
+    preface(head, 'R', o->size);
+    gate_ready(o);
+    do
+        dials(o, head);
+    while (gate_again(o));
     return 0;
 }
 

@@ -10,7 +10,7 @@
  *
  * `serve --listener FD` accepts from an inherited socket. `bulk --writes B up` writes B bytes at a time, and both ends
  * copy as applications do. With --gated, bulk, rr, conns and dials print {"ready": N} when they are set up, start when stdin has a line, and keep
- * their connections after the result until stdin ends. ADDR is an IPv4 address or an IPv6 address in brackets.
+ * their connections after the result until stdin ends; conns and dials close them, and start again at the next line. ADDR is an IPv4 address or an IPv6 address in brackets.
  */
 #define _GNU_SOURCE
 #include "common.h"

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bench.results import Row, Sample, Samples, document, median, problems, ratio, rounded
+from tests.bench.results import (
+    Row,
+    Sample,
+    Samples,
+    document,
+    median,
+    paired,
+    problems,
+    ratio,
+    rounded,
+)
 
 MACHINE = {"cpu": "c", "kernel": "k", "cores": 2, "python": "3", "openssl": "o", "versions": {}}
 FAST = Row("bulk-up-1", "Gbit/s", "higher", "GB")
@@ -126,3 +136,37 @@ def test_a_spoiled_document_is_found_out(spoil, complaint: str) -> None:  # type
     spoiled = copy.deepcopy(result())
     spoil(spoiled)
     assert any(complaint in problem for problem in problems(spoiled))
+
+
+def sliced(turn: int, *values: float) -> Sample:
+    return Sample(sorted(values)[len(values) // 2], slices=values, turn=turn)
+
+
+def test_pairs_are_slices_of_the_same_place_in_the_same_round() -> None:
+    ours = [sliced(0, 10.0, 30.0, 20.0), sliced(2, 8.0, 8.0, 9.0)]
+    other = [sliced(0, 20.0, 30.0, 25.0), sliced(1, 1.0, 1.0, 1.0), sliced(2, 4.0, 4.0)]
+    assert paired(ours, other, "higher") == [0.5, 1.0, 0.8, 2.0, 2.0]
+    assert paired(ours, other, "lower") == [2.0, 1.0, 1.25, 0.5, 0.5]
+    assert paired(samples(ours=[1.0]).good["ours"], other, "higher") == []
+
+
+def test_row_shows_slices_and_what_their_pairs_say() -> None:
+    """A machine that halves its speed after the first slice: the pairs do not notice."""
+    made = Samples()
+    made.add("ours", sliced(0, 19.0, 9.5, 9.6))
+    made.add("none", sliced(0, 20.0, 10.0, 10.0))
+    made.fail("envoy", "it did not start")
+    whole = document("capture", MACHINE, {}, [(FAST, made)], ["ours", "none", "envoy"], {})
+    (row,) = whole["rows"]
+    assert row["slices"] == {"ours": [[19.0, 9.5, 9.6]], "none": [[20.0, 10.0, 10.0]], "envoy": []}
+    assert row["paired"] == {"none": {"pairs": 3, "median": 0.95, "low": 0.95, "high": 0.96}}
+    assert problems(whole) == []
+    assert problems(json.loads(json.dumps(whole))) == []
+    row["paired"]["none"]["median"] = 1.2
+    assert problems(whole) == ["bulk-up-1: none: the paired ratio is not that of its slices"]
+
+
+def test_rows_without_slices_have_no_pairs() -> None:
+    (row, _) = result()["rows"]  # type: ignore[misc]
+    assert "slices" not in row
+    assert "paired" not in row

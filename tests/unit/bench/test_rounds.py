@@ -1,5 +1,6 @@
 """The order of measurements, and the meaning of the options."""
 
+from collections.abc import Collection, Mapping
 from typing import cast
 
 import pytest
@@ -8,8 +9,9 @@ from tests.bench import rounds
 from tests.bench.__main__ import parser, pinned_cpu
 from tests.bench.capture.cases import capture_cases
 from tests.bench.capture.group import twin
+from tests.bench.capture.together import merged, passes
 from tests.bench.capture.variants import PROXIES, capture_variants
-from tests.bench.cases import Case, hbone_cases
+from tests.bench.cases import Case, hbone_cases, rate
 from tests.bench.hbone import choose_cases, choose_variants
 from tests.bench.native import BuildError
 from tests.bench.results import Row, Sample, Samples
@@ -142,3 +144,50 @@ def test_options_have_the_defaults_that_make_a_result_comparable() -> None:
 def test_settled_returns_the_value_that_no_longer_changes() -> None:
     values = iter([1.0, 5.0, 9.0, 9.0, 100.0])
     assert settled(lambda: next(values), within=0.1, deadline_s=60, pause_s=0) == 9.0
+
+
+def test_passes_take_each_variant_once_and_turn_round() -> None:
+    assert ["".join(each) for each in passes(["a", "b", "c"], 3, 0)] == ["abc", "cba", "abc"]
+    assert ["".join(each) for each in passes(["a", "b"], 2, 1)] == ["ba", "ab"]
+
+
+def test_figure_of_a_round_is_the_median_of_its_slices() -> None:
+    slices = [
+        Sample(value, cpu, p50_us=value, foreign_cpu=0.1)
+        for value, cpu in ((5.0, 1.0), (9.0, None), (7.0, 3.0))
+    ]
+    assert merged(slices, 4) == Sample(7.0, 2.0, 7.0, None, None, 0.1, (5.0, 9.0, 7.0), 4)
+
+
+def test_variants_that_are_measured_together_are_asked_for_once_a_round() -> None:
+    asked: list[tuple[int, list[str], list[str]]] = []
+
+    def together(
+        _bed: object,
+        _case: Case,
+        variants: Mapping[str, Variant],
+        _plan: Plan,
+        *,
+        turn: int,
+        check: Collection[str],
+    ) -> dict[str, Sample | MeasurementError]:
+        asked.append((turn, sorted(variants), sorted(check)))
+        failed = MeasurementError("it did not start")
+        return {name: failed if (turn, name) == (0, "peer") else Sample(turn + 1.0) for name in variants}
+
+    def alone(*_: object, **__: object) -> dict[str, Sample]:
+        raise AssertionError("asked for alone")
+
+    case = rate("c", "n", ("conns",), settle=False, repeats=True)
+    variants = {name: Instant(name) for name in ("ours", "peer")}
+    ((_, samples),) = rounds.run(
+        cast(Testbed, None), [case], variants, Plan(2, 1.0, None), lambda _: None, alone, together=together
+    )
+    assert asked == [(0, ["ours", "peer"], ["ours", "peer"]), (1, ["ours", "peer"], ["peer"])]
+    assert samples.good == {"ours": [Sample(1.0), Sample(2.0)], "peer": [Sample(2.0)]}
+    assert samples.failed == {"peer": ["round 1: it did not start"]}
+
+
+def test_rows_of_connections_are_the_ones_that_repeat() -> None:
+    repeated = {case.name for case in capture_cases() if case.repeated}
+    assert repeated == {"capture-connect", "same-node-direct-conn", "same-node-turbo-conn"}

@@ -82,3 +82,19 @@ def test_text_lines_up_and_markdown_is_a_table() -> None:
     assert len(plain[heading]) == len(plain[heading + 1])
     assert "| rr-1-64b | 18,000 request/s | 0.30x | 1.00x |" in markdown(result()).splitlines()
     assert "- ztunnel is absent: not set" in markdown(result()).splitlines()
+
+
+def test_paired_ratios_stand_beside_those_of_the_medians_and_a_note_says_what_they_are() -> None:
+    made = Samples()
+    made.add("ours", Sample(9.6, slices=(19.0, 9.5, 9.6)))
+    made.add("none", Sample(10.0, slices=(20.0, 10.0, 10.0)))
+    rows = [(Row("conn", "connection/s", "higher"), made)]
+    shown = document("capture", MACHINE, {"rounds": 1}, rows, ["ours", "none"], {})
+    ((_, lines), _) = tables(shown)
+    assert lines == [
+        ["case", "ours", "against none"],
+        ["conn", "9.6 connection/s", "0.96x (0.95x paired)"],
+    ]
+    (said,) = (line for line in notes(shown) if line.startswith("Paired"))
+    assert "conn against none 0.95x to 0.96x (3)" in said
+    assert not any(line.startswith("Paired") for line in notes(result()))
