@@ -1,7 +1,8 @@
 """Pins of agents of other layout versions: their pods are taken over one by one, what they saved is not lost.
 
 What every layout keeps to, so that older and newer agents understand each other: `map_slots` by slot (u32) with
-values that begin like `PodRecord`, `map_pods` by namespace cookie (u64), links `pod_SLOT`.
+values that begin like `PodRecord`, `map_pods` by namespace cookie (u64), links `pod_SLOT`, `map_agents` by process (u32) with
+when it was last there (u32, seconds of CLOCK_MONOTONIC).
 """
 
 from __future__ import annotations

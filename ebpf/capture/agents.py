@@ -18,16 +18,13 @@ SEEN: Final = 15
 
 def at_work(pin_dir: Path) -> list[int]:
     """Processes of agents of any layout version that are there now, as the kernel's programs see them. OSError."""
-    same_view, now = loader.own_process() == os.getpid(), int(time.monotonic())
-    entries = OtherLayouts(pin_dir / "none").agents().items()
-    seen = {
-        int.from_bytes(key, sys.byteorder): int.from_bytes(value, sys.byteorder) for key, value in entries
-    }
-    return sorted(
-        process
-        for process, last in seen.items()
-        if now - last < SEEN and (not same_view or Path(f"/proc/{process}").exists())
-    )
+    same_view = loader.own_process() == os.getpid()
+    found: list[int] = []
+    for key, value in OtherLayouts(pin_dir / "none").agents().items():
+        process, last = (int.from_bytes(each, sys.byteorder) for each in (key, value))
+        if _is_seen(last) and (not same_view or _is_still(process, last)):
+            found.append(process)
+    return sorted(found)
 
 
 class Agents:
@@ -48,8 +45,8 @@ class Agents:
         self._same_view = process == pid
         for key, value in others.agents().items():
             bpf.map_update(self._kernel.maps["agents"], key, value)
-        for other, seen in self._listed():
-            if not self._lives(other, seen=seen, in_doubt=True):
+        for other, last in self._listed():
+            if not self._lives(other, last, in_doubt=True):
                 bpf.map_delete(self._kernel.maps["agents"], maps.u32(other))
         self._own = process
         self.renew()
@@ -63,16 +60,14 @@ class Agents:
     def has_company(self) -> bool:
         """Whether another agent is there."""
         return any(
-            self._lives(other, seen=seen, in_doubt=False)
-            for other, seen in self._listed()
-            if other != self._own
+            self._lives(other, last, in_doubt=False) for other, last in self._listed() if other != self._own
         )
 
     def successor_age(self) -> float | None:
         """For how many seconds the youngest other agent has run, if it is younger than this one; None where there is
         none, or where /proc does not tell (a PID namespace of its own)."""
         own = _began(os.getpid()) if self._own == os.getpid() else None
-        others = [_began(other) for other, seen in self._listed() if seen and other != self._own]
+        others = [_began(other) for other, last in self._listed() if _is_seen(last) and other != self._own]
         youngest = max((began for began in others if began is not None), default=None)
         if own is None or youngest is None or youngest <= own:
             return None
@@ -83,21 +78,33 @@ class Agents:
         if self._own is not None:
             bpf.map_delete(self._kernel.maps["agents"], maps.u32(self._own))
 
-    def _lives(self, process: int, *, seen: bool, in_doubt: bool) -> bool:
+    def _lives(self, process: int, last: int, *, in_doubt: bool) -> bool:
         """`in_doubt`: the answer for a process that is there and was not seen lately."""
-        if self._same_view and not Path(f"/proc/{process}").exists():
+        if self._same_view and not _is_still(process, last):
             return False
-        return seen or (in_doubt and self._same_view)
+        return _is_seen(last) or (in_doubt and self._same_view)
 
-    def _listed(self) -> list[tuple[int, bool]]:
-        """Processes that are not captured, and whether they were seen lately."""
-        fd, now, found = self._kernel.maps["agents"], int(time.monotonic()), []
+    def _listed(self) -> list[tuple[int, int]]:
+        """Processes that are not captured, and when they were last seen."""
+        fd, found = self._kernel.maps["agents"], []
         for key in list(bpf.map_keys(fd, 4)):
             raw = bpf.map_lookup(fd, key, 4)
             if raw:
-                process, seen = (int.from_bytes(each, sys.byteorder) for each in (key, raw))
-                found.append((process, now - seen < SEEN))
+                process, last = (int.from_bytes(each, sys.byteorder) for each in (key, raw))
+                found.append((process, last))
         return found
+
+
+def _is_seen(last: int) -> bool:
+    return int(time.monotonic()) - last < SEEN
+
+
+def _is_still(process: int, last: int) -> bool:
+    """Whether the process that was seen then is there, and not another that was given its number afterwards: an
+    application's, maybe."""
+    began = _began(process)
+    slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return began is not None and began - slept <= last + 1
 
 
 def _began(pid: int) -> float | None:

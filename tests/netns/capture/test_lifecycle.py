@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from types import NoneType
 
 import pytest
 
-from ebpf import bpf, loader, netlink, netns, routes, rules, selftest
+from ebpf import bpf, loader, maps, netlink, netns, routes, rules, selftest
 from ebpf.capture import Capture
 from ebpf.errors import CaptureError, CaptureReason
 from ebpf.kinds import AttachType, MapInfo
@@ -424,6 +425,21 @@ def test_agents_at_work_are_known_until_they_leave(lab: Lab, fresh: Capture, pod
     fresh.renew()
     assert Capture.agents_at_work(lab.pin_dir) == [os.getpid()]
     assert Capture.agents_at_work(lab.pin_dir / "nowhere") == []
+
+
+def test_process_that_got_a_dead_agents_number_is_captured(lab: Lab, fresh: Capture) -> None:
+    enrolled = fresh.enrol(lab.pods[0].network())
+    lab.servers.serve(enrolled.outbound, "found out")
+    last_seen = int(time.monotonic())
+    wait_for(lambda: time.monotonic() > last_seen + 2, "the agent is dead")
+    heir = lab.app(lab.pods[0])
+    bpf.map_update(fresh._kernel.maps["agents"], maps.u32(heir.pid), maps.u32(last_seen))
+    assert heir.call(apps.exchange, to_neighbour(lab)).tag == f"app-{lab.pods[1].name}"
+    assert heir.pid not in Capture.agents_at_work(lab.pin_dir)
+    fresh.exempt_agent(os.getpid())
+    assert heir.call(apps.exchange, to_neighbour(lab)).tag == "found out"
+    lab.servers.forget("found out")
+    fresh.withdraw(enrolled)
 
 
 def test_pins_of_another_layout_are_refused(lab: Lab) -> None:
