@@ -95,6 +95,13 @@ class View:
             version=self.version,
         )
 
+    def way(self, name: str, asked: SocketAddress) -> whatif.Way:
+        """What the kernel does with a connection of the pod NAMESPACE/NAME to `asked`."""
+        found = (pod.enrolled.network for pod in self.pods if pod.full_name == name)
+        if any(asked.port in network.exempt_outbound_ports for network in found):
+            return whatif.Way.SPARED
+        return whatif.Way.DIRECT if self.goes_direct(name, asked) else whatif.Way.PROXY
+
     async def explain(self, request: http1.Request) -> http1.Response:
         """/explain?from=NS/POD&to=HOST:PORT; an answer 404 carries `error`."""
         try:
@@ -104,7 +111,7 @@ class View:
                 target=request.query.get("to", ""),
                 network=self.config.network,
                 cluster_domain=self.config.cluster_domain,
-                goes_direct=self.goes_direct,
+                way=self.way,
             )
         except whatif.QuestionError as error:
             return admin.as_json({"error": str(error)}, 404)

@@ -6,6 +6,7 @@ the source, then the authorization at the destination. Pure.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -27,10 +28,19 @@ from ztunnel.decide.outbound import decide_outbound
 from ztunnel.state.model import IPAddress, Service, TunnelProtocol, Workload
 from ztunnel.state.snapshot import Snapshot
 
-__all__ = ["Explanation", "QuestionError", "explain_connection", "pod_named"]
+__all__ = ["DIRECT", "Explanation", "QuestionError", "Way", "explain_connection", "pod_named"]
 
 
 DIRECT = "path     direct: plain TCP within this node, without proxy and tunnel (SAME_NODE_ENCRYPTION=never)"
+
+
+class Way(enum.Enum):
+    """Where the kernel sends an enrolled pod's connection: to the proxy, straight to the other pod, or left alone because
+    its port is excluded."""
+
+    PROXY = enum.auto()
+    DIRECT = enum.auto()
+    SPARED = enum.auto()
 
 
 class QuestionError(Exception):
@@ -57,21 +67,24 @@ def explain_connection(
     target: str,
     network: str,
     cluster_domain: str,
-    goes_direct: Callable[[str, SocketAddress], bool] = lambda _pod, _asked: False,
+    way: Callable[[str, SocketAddress], Way] = lambda _pod, _asked: Way.PROXY,
 ) -> Explanation:
     """`source` is NS/POD, `target` HOST:PORT, where HOST is a service, a pod (NS/POD or POD) or an address;
-    `goes_direct`: whether the kernel takes such a connection past the proxy."""
+    `way`: what the kernel does with a connection of a pod's to an address."""
     pod = pod_named(snapshot, source)
     destination, line = _destination(snapshot, pod, target, network, cluster_domain)
     lines = [line] if line else []
     peer = SocketAddress(pod.addresses[0] if pod.addresses else destination.ip, 0)
     asked = OutboundConnection(pod, network, peer, destination)
     outbound = decide_outbound(asked, snapshot, 0.0, 0.0)
-    captured = pod.tunnel_protocol is TunnelProtocol.HBONE
+    taken = way(source, destination)
+    captured = pod.tunnel_protocol is TunnelProtocol.HBONE and taken is not Way.SPARED
     if captured:
         lines += explain(outbound, asked)
-        if goes_direct(source, destination):
+        if taken is Way.DIRECT:
             lines.append(DIRECT)
+    elif taken is Way.SPARED:
+        lines.append(f"port {destination.port} is excluded from {source}'s capture: it goes out in the clear")
     else:
         lines.append(f"{source} is not in the mesh: its traffic is not captured and goes out in the clear")
     if captured and not outbound.allowed:

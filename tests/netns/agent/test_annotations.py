@@ -68,6 +68,8 @@ def test_excluded_outbound_port_goes_out_as_without_a_mesh(agents: AgentMesh) ->
         assert agents.talk("shop/straight", address, 7000, "hi") == f"{source} hi"
     lines = [line for line in agents.agent_log("n1") if "\taccess\t" in line and "straight" in line]
     assert lines == []
+    said = agents.mesh.ctl("explain", "--from", "shop/straight", "--to", f"{v4}:7000").stdout
+    assert "port 7000 is excluded from shop/straight's capture: it goes out in the clear" in said.splitlines()
     agents.mesh.write("straight.yaml")
     agents.mesh.up()
 

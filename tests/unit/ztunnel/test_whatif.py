@@ -13,7 +13,7 @@ from tests.unit.ztunnel.doubles import service, workload
 from ztunnel.state.model import Membership, Port, TunnelProtocol
 from ztunnel.state.policy import Action, Clause, Match, Policy, PolicyScope, Rule, StringMatcher
 from ztunnel.state.snapshot import Snapshot, Update
-from ztunnel.whatif import DIRECT, Explanation, QuestionError, explain_connection
+from ztunnel.whatif import DIRECT, Explanation, QuestionError, Way, explain_connection
 
 CLIENT = workload("client", "10.0.0.1")
 GUEST = workload("guest", "10.0.0.4")
@@ -91,11 +91,25 @@ def test_what_goes_direct_is_said_so_and_nothing_else() -> None:
             target="web:8080",
             network="net1",
             cluster_domain="cluster.local",
-            goes_direct=lambda *asked: asked == direct,
+            way=lambda *asked: Way.DIRECT if asked == direct else Way.PROXY,
         ).lines
 
     assert DIRECT in lines("shop/client")
     assert DIRECT not in lines("shop/guest")
+
+
+def test_an_excluded_port_is_asked_for_in_clear_and_proves_nothing() -> None:
+    snapshot, _ = Snapshot.empty("n1").apply(Update(workloads=(CLIENT, WEB), policies=(ALLOW,)))
+    how = {
+        "source": "shop/client",
+        "target": "web:8080",
+        "network": "net1",
+        "cluster_domain": "cluster.local",
+    }
+    assert explain_connection(snapshot, **how).allowed
+    answer = explain_connection(snapshot, **how, way=lambda _pod, _asked: Way.SPARED)
+    assert answer.reason is Reason.POLICY_NO_MATCH
+    assert "port 8080 is excluded from shop/client's capture: it goes out in the clear" in answer.lines
 
 
 def test_a_pod_is_found_by_its_name_when_no_service_has_it() -> None:
