@@ -16,7 +16,7 @@ def conn_error(
     arena: Arena, peer: Peer, *codes: Code, slug: str = "peer_protocol", also: tuple[str, ...] = ()
 ) -> None:
     """GOAWAY with one of these codes, then the end within a second."""
-    end = peer.wait_end(3)
+    end = peer.wait_end()
     assert end.closed, f"still open; frames {end.frames[-4:]}"
     assert end.goaway in codes, f"GOAWAY {end.goaway}, expected {codes}"
     arena.only_failure(slug, *also)
@@ -231,7 +231,7 @@ def test_unknown_and_push_promise_to_a_client(arena: Arena) -> None:
     stream = peer.expect(Type.HEADERS).stream
     peer.send(frames.headers(stream, peer.encoder.encode([(":status", "200")])))
     peer.send(frames.push_promise(stream, 2, OPEN))
-    end = peer.wait_end(3)
+    end = peer.wait_end()
     assert end.closed
     assert end.goaway == Code.PROTOCOL_ERROR
     with pytest.raises(ConnectionResetError):

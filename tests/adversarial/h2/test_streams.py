@@ -89,7 +89,7 @@ def test_goaway_mid_tunnel(arena: Arena) -> None:
     assert old.expect(Type.DATA, stream, where=lambda f: f.ends_stream)
     old.send(frames.data(stream, b"last words", end=True))
     assert app.recv(100, socket.MSG_WAITALL) == b"last words"
-    assert old.wait_end(3).closed, "a drained tunnel with no streams is closed"
+    assert old.wait_end().closed, "a drained tunnel with no streams is closed"
     assert arena.endings() == {}
 
 
@@ -162,7 +162,7 @@ def test_drain_of_our_server(arenas: Arenas) -> None:
         peer.echo(stream, b"finish what you began")
         peer.send(frames.data(stream, end=True), frames.rst(late))
         peer.expect(Type.DATA, stream, where=lambda f: f.ends_stream)
-        assert peer.wait_end(3).closed
+        assert peer.wait_end().closed
 
 
 def test_late_frames_of_a_stream_we_reset_are_tolerated(arena: Arena) -> None:
@@ -223,7 +223,7 @@ def test_drain_waits_for_the_slow_reader_of_the_last_stream(arena: Arena, slow: 
             if not ended and data.payload:
                 peer.send(frames.window_update(stream, len(data.payload)))
         assert bytes(got) == (bytes(range(256)) * (size // 256 + 1))[:size]
-        assert peer.wait_end(3).how in ("close_notify", "fin")
+        assert peer.wait_end().how in ("close_notify", "fin")
         assert arena.endings() == {}
 
 

@@ -76,7 +76,7 @@ def test_defect_of_a_tunnel_ends_that_tunnel(fragile: Arena, machine: str, start
     for _ in range(2):
         peer.tunnel(fragile.echo_authority)
     peer.send(ask_for(machine, to))
-    ending = peer.wait_end(30)
+    ending = peer.wait_end()
     assert ending.closed
     assert ending.goaway == Code.INTERNAL_ERROR
     told(fragile, machine, start, to)
@@ -118,5 +118,5 @@ def test_id_exhaustion_as_client(fragile: Arena) -> None:
         app.close()
     for got in [f for f in first.received if f.kind == Type.HEADERS]:
         first.send(frames.data(got.stream, end=True))
-    assert first.wait_end(30).closed, "a tunnel that can carry nothing more is kept"
+    assert first.wait_end().closed, "a tunnel that can carry nothing more is kept"
     assert fragile.endings() == {}

@@ -132,7 +132,7 @@ def turned_away(peer: Peer) -> None:
         peer.send(frames.PREFACE + frames.settings())
     except OSError:
         peer.ending.how = "reset"
-    end = peer.wait_end(3)
+    end = peer.wait_end()
     assert end.closed
     assert end.frames == []
     assert end.how != "close_notify"
@@ -183,7 +183,7 @@ def test_alert_says_what_was_wrong_with_the_certificate(arena: Arena, defect: st
     credential = DEFECTS[defect][0](arena.authority) if defect else None
     peer = Peer.dial(arena.hbone, credential)
     arena._closing.callback(peer.close)
-    assert peer.wait_end(30).alert == alert
+    assert peer.wait_end().alert == alert
 
 
 def test_alert_of_a_client_that_meets_another_workload(arena: Arena) -> None:
@@ -207,7 +207,7 @@ def test_defective_server_gets_no_application_octet(arena: Arena, mint: Mint, sl
     except Refused:
         pass
     else:
-        end = peer.wait_end(3)
+        end = peer.wait_end()
         assert end.closed
         assert not any(f.kind in (Type.DATA, Type.HEADERS) for f in end.frames)
     assert_reset(app)
@@ -323,7 +323,7 @@ def test_wrong_san(arena: Arena, sans: tuple[str, ...]) -> None:
     except (Refused, TimeoutError):
         pass  # with no name to expect, not dialling at all is right too
     else:
-        end = peer.wait_end(3)
+        end = peer.wait_end()
         assert end.closed
         assert not any(f.kind in (Type.DATA, Type.HEADERS) for f in end.frames)
     assert_reset(app)

@@ -16,7 +16,7 @@ from tests.support.peer import Peer
 
 def broken(arena: Arena, peer: Peer) -> None:
     """The connection ends, and not politely."""
-    end = peer.wait_end(3)
+    end = peer.wait_end()
     assert end.closed
     arena.only_failure("peer_protocol")
 
@@ -98,7 +98,7 @@ def test_empty_application_records_have_a_budget(arena: Arena) -> None:
             peer.send_raw(batch)
     except OSError:
         pass
-    assert peer.wait_end(3).closed
+    assert peer.wait_end().closed
     arena.ended_by({"peer_abuse"})
 
 
@@ -126,7 +126,7 @@ def test_key_update_flood(arena: Arena, request_ours: bool) -> None:
                 break
     except OSError:
         pass
-    assert peer.wait_end(3).closed
+    assert peer.wait_end().closed
     assert peer.key_updates < 1000
     assert sanitized.kind() or arena.host.cpu() - spent < 0.5
     arena.only_failure("peer_abuse")
@@ -170,7 +170,7 @@ def test_peer_alert_ends_the_tunnel(arena: Arena) -> None:
     peer = arena.peer()
     peer.tunnel(arena.echo_authority)
     peer.send_record(tls13.ALERT, tls13.alert(80))
-    assert peer.wait_end(3).closed
+    assert peer.wait_end().closed
     arena.ended_once()
 
 
@@ -180,7 +180,7 @@ def test_close_notify_on_an_idle_tunnel_is_a_clean_end(arena: Arena) -> None:
     peer.send(frames.data(stream, end=True))
     peer.expect(Type.DATA, stream, where=lambda f: f.ends_stream)
     peer.close_notify()
-    assert peer.wait_end(3).closed
+    assert peer.wait_end().closed
     assert arena.endings() == {}
 
 

@@ -83,7 +83,7 @@ def turned_away(hbone: tuple[str, int], credential: Credential) -> bool:
     """A new connection gets no HTTP/2."""
     try:
         with Peer.dial(hbone, credential) as peer:
-            end = peer.wait_end(3)
+            end = peer.wait_end()
             return end.closed and end.frames == []
     except Refused:
         return True

@@ -264,7 +264,7 @@ def test_a_stop_ends_open_streams_quickly(control: ControlPlane) -> None:
         stream.until(lambda s: WEB in s.workloads)
         began = time.monotonic()
         assert control.stop() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         with pytest.raises(grpc.RpcError) as ended:
             _exhaust(stream)
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

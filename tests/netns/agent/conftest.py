@@ -39,7 +39,7 @@ Server(('::', 7000), Echo).serve_forever()
 # Sends a line, prints the answer, then waits for more lines to send; tells how the connection ended.
 TALK = """
 import socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
 f = s.makefile('rwb')
 try:
     for line in (sys.argv[3:] or sys.stdin):
@@ -105,7 +105,7 @@ class AgentMesh:
             found[:] = [e for e in entries if wanted.items() <= e.items()]
             return bool(found)
 
-        wait_until(f"access log of {node} with {wanted}", look, 5)
+        wait_until(f"access log of {node} with {wanted}", look)
         return found[-1]
 
     def curl_node(self, node: str, url: str, *flags: str) -> str:
@@ -115,9 +115,19 @@ class AgentMesh:
             ["ip", "netns", "exec", netns, "curl", "-s", *flags, url],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
         )
         return done.stdout
+
+
+def through_tunnel(agents: AgentMesh) -> None:
+    """Wait until discovery has reached both agents: connections use the tunnel."""
+
+    def look() -> bool:
+        agents.talk("shop/client", "echo.shop", 70, "ready?")
+        return any("dst.hbone_addr" in line and "client" in line for line in agents.agent_log("n1"))
+
+    wait_until("connections use the tunnel", look)
 
 
 def fields(line: str) -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from daemonset.local.names import NETNS_DIR, pod_netns
-from tests.netns.agent.conftest import TALK, AgentMesh
-from tests.netns.agent.test_agent import policy, through_tunnel
+from tests.netns.agent.conftest import TALK, AgentMesh, through_tunnel
+from tests.netns.agent.test_agent import policy
 from tests.netns.local.conftest import wait_until
 
 pytestmark = pytest.mark.root

@@ -56,7 +56,7 @@ def _mesh(folder: Path, *settings: str) -> Iterator[AgentMesh]:
             mesh.up()
             made = AgentMesh(mesh)
             wait_until("pods enrolled", lambda: enrolled(mesh) >= 5, 30)
-            wait_until("the direct path is in use", lambda: _goes_direct(made), 20)
+            wait_until("the direct path is in use", lambda: _goes_direct(made))
             yield made
         finally:
             logs = Path("/run/ambientlite") / mesh.name / "logs"

@@ -86,7 +86,7 @@ def test_metrics_count_exactly_under_the_label_direct(never: AgentMesh, reporter
     each = {"connections_opened": 1, "connections_closed": 1, "received_bytes": 6}
     each["sent_bytes"] = len(f"{client} 12345\n")
     expected = {name: before[name] + 3 * value for name, value in each.items()}
-    wait_until(f"counters reach {expected}", lambda: samples(never, reporter, **labels) == expected, 5)
+    wait_until(f"counters reach {expected}", lambda: samples(never, reporter, **labels) == expected)
     assert not any(samples(never, reporter, **{PATH: "proxy"}).values())
 
 
@@ -183,7 +183,7 @@ def test_a_killed_agent_leaves_direct_connections_and_its_successor_knows_them(n
             live = json.loads(answer) if answer else []
             return any(c["sourceIdentity"] == SPIFFE + "client" for c in live)
 
-        wait_until("the successor knows the connection", known, 20)
+        wait_until("the successor knows the connection", known)
         assert talker.say("two").endswith("two")
     finally:
         talker.close()

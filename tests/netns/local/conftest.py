@@ -146,7 +146,7 @@ class Mesh:
         assert done.returncode == 0, done.stderr
 
 
-def wait_until(what: str, look: Callable[[], object], seconds: float = 15.0) -> None:
+def wait_until(what: str, look: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits for a condition."""
     deadline = time.monotonic() + seconds
     while not look():

@@ -95,6 +95,7 @@ def test_of_several_values_for_a_pod_none_is_believed() -> None:
         (token(aud="istio-ca") + ".more", "not a service account token"),
         ("x" * 20_000, "token of 20000 bytes is too long"),
     ],
+    ids=["none", "two-parts", "no-json", "over", "over-by-no-number", "other-audience", "four-parts", "huge"],
 )
 def test_what_cannot_be_a_good_token_is_not_asked_about(text: str, why: str) -> None:
     assert is_plausible(text, time.time()) == why
