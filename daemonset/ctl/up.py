@@ -14,8 +14,9 @@ from daemonset.ctl.state import require_root
 from daemonset.local import cleanup, preflight
 from daemonset.local.addresses import MESHES
 from daemonset.local.cgroups import NoCgroup2
+from daemonset.local.compile import compile_objects
 from daemonset.local.control import NoSupervisor, Refused, ask
-from daemonset.local.desired import BadManifests, Desired, compile_objects
+from daemonset.local.desired import BadManifests, Desired
 from daemonset.local.layout import Layout
 from daemonset.local.names import RUN_ROOT
 from daemonset.local.programs import program_env

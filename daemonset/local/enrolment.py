@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from daemonset.local.desired import PodTemplate
+from daemonset.local.template import PodTemplate
 from ztunnel.enrol import settings
 from ztunnel.enrol.membership import asked_for
 from ztunnel.enrol.settings import CaptureSettings

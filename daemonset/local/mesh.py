@@ -13,24 +13,25 @@ from pathlib import Path
 
 import trio
 
-from daemonset.local import network, plan
+from daemonset.local import kubelet, network, plan
 from daemonset.local.addresses import NODES, Address, RangeExhausted, Ranges, next_free
 from daemonset.local.allocate import cluster_ips
 from daemonset.local.credentials import TOKEN_SECONDS, write_root, write_token
-from daemonset.local.desired import EMPTY, Desired, Key, PodTemplate
+from daemonset.local.desired import EMPTY, Desired
 from daemonset.local.endpoints import PodEndpoint
 from daemonset.local.folder import ObjectFolder
-from daemonset.local.kubelet import Pod
 from daemonset.local.layout import Layout
 from daemonset.local.names import FABRIC_CGROUP, NETNS_DIR, fabric_netns, mesh_cgroup
 from daemonset.local.node import Node, control_plane
 from daemonset.local.nodes import Nodes, timestamp
 from daemonset.local.objects import all_objects
+from daemonset.local.pods import Pod
 from daemonset.local.processes import Service, cut_log
 from daemonset.local.publish import Names
 from daemonset.local.roster import Roster
 from daemonset.local.sandbox import make_sandbox, place_pod, unmake_sandbox
 from daemonset.local.schedule import Unschedulable
+from daemonset.local.template import Key, PodTemplate
 from istiodlite.ca.files import DataError
 
 log = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ class Mesh:
 
     async def _run_pod(self, pod: Pod) -> None:
         try:
-            await pod.run()
+            await kubelet.live(pod)
         finally:
             del self.pods[pod.template.key]
             self.changed()

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from daemonset.local.desired import Desired, Key
-from daemonset.local.kubelet import ContainerState, Pod
+from daemonset.local.desired import Desired
 from daemonset.local.node import Node
+from daemonset.local.pods import ContainerState, Pod
 from daemonset.local.render import (
     PodStatus,
     aged,
@@ -15,6 +15,7 @@ from daemonset.local.render import (
     pod_object,
     service_object,
 )
+from daemonset.local.template import Key
 
 _RENDERED = ("Pod", "Node")  # these come from what runs, not from the manifests
 

@@ -9,8 +9,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from daemonset.local.desired import Desired, Key, NodeSpec, PodTemplate
+from daemonset.local.desired import Desired, NodeSpec
 from daemonset.local.schedule import place
+from daemonset.local.template import Key, PodTemplate
 
 
 class Phase(enum.Enum):

@@ -11,12 +11,13 @@ import trio
 
 from daemonset.local import dnsnames, nameserver
 from daemonset.local.addresses import Ranges
-from daemonset.local.desired import Desired, Key
+from daemonset.local.desired import Desired
 from daemonset.local.endpoints import PodEndpoint, PortBackends, backends
 from daemonset.local.folder import write_atomically
 from daemonset.local.linux import inside
 from daemonset.local.node import Node
 from daemonset.local.ruleset import ruleset
+from daemonset.local.template import Key
 
 log = logging.getLogger(__name__)
 

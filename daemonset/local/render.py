@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemonset.local.desired import SYSTEM_NAMESPACE, PodTemplate
+from daemonset.local.desired import SYSTEM_NAMESPACE
+from daemonset.local.template import PodTemplate
 from ztunnel.enrol.membership import REDIRECTION
 
 Json = Mapping[str, Any]

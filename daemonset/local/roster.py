@@ -9,9 +9,9 @@ from pathlib import Path
 import trio
 
 from daemonset.local import enrolment
-from daemonset.local.desired import Key
-from daemonset.local.kubelet import Pod
 from daemonset.local.node import Node
+from daemonset.local.pods import Pod
+from daemonset.local.template import Key
 from daemonset.local.zds import Added, Event, PodIdentity, Removed
 from ztunnel.enrol import steps
 from ztunnel.enrol.steps import Step

@@ -6,11 +6,11 @@ from ipaddress import ip_address
 
 from daemonset.local import cgroups, dnsnames, linux, network
 from daemonset.local.addresses import Address
-from daemonset.local.desired import PodTemplate
 from daemonset.local.folder import write_atomically
-from daemonset.local.kubelet import Sandbox
 from daemonset.local.names import NETNS_DIR, pod_cgroup, pod_netns
 from daemonset.local.node import Node
+from daemonset.local.pods import Sandbox
+from daemonset.local.template import PodTemplate
 
 
 def place_pod(template: PodTemplate, node: Node, addresses: Sequence[Address]) -> Sandbox:

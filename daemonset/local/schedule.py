@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from daemonset.local.desired import Key, NodeSpec, PodTemplate
+from daemonset.local.desired import NodeSpec
+from daemonset.local.template import Key, PodTemplate
 
 
 class Unschedulable(Exception):

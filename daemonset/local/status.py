@@ -4,10 +4,10 @@ import os
 from typing import Any
 
 from daemonset.local.endpoints import backends
-from daemonset.local.kubelet import Pod
 from daemonset.local.mesh import Mesh
 from daemonset.local.names import UPLINK
 from daemonset.local.node import Node
+from daemonset.local.pods import Pod
 from daemonset.local.processes import Service
 from ztunnel.enrol.steps import Step
 

@@ -17,7 +17,8 @@ import trio
 from daemonset.local import cgroups, controlserver
 from daemonset.local.addresses import Ranges
 from daemonset.local.allocate import AddressConflict
-from daemonset.local.desired import BadManifests, compile_objects
+from daemonset.local.compile import compile_objects
+from daemonset.local.desired import BadManifests
 from daemonset.local.folder import write_atomically
 from daemonset.local.layout import Layout
 from daemonset.local.mesh import Mesh

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from daemonset.local.desired import BadManifests, Desired, NodeSpec, compile_objects, safe_hash
+from daemonset.local.compile import compile_objects
+from daemonset.local.desired import BadManifests, Desired, NodeSpec
+from daemonset.local.template import safe_hash
 from istiodlite.manifests import load_folder
 
 

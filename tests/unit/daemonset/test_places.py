@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from daemonset.local.cgroups import NoCgroup2, mount_point
-from daemonset.local.desired import make_template
 from daemonset.local.folder import ObjectFolder, write_atomically
 from daemonset.local.linux import mounts_below
 from daemonset.local.names import (
@@ -20,6 +19,7 @@ from daemonset.local.names import (
 )
 from daemonset.local.processes import LONGEST_PAUSE, STEADY_SECONDS, cut_log, restart_pause
 from daemonset.local.render import PodStatus, file_name, pod_object, service_object
+from daemonset.local.template import make_template
 
 
 @pytest.mark.parametrize("name", ["demo", "a", "a-b", "x" * 24])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from daemonset.local.desired import EMPTY, DeploymentSpec, Desired, Key, NodeSpec, PodTemplate, make_template
+from daemonset.local.desired import EMPTY, DeploymentSpec, Desired, NodeSpec
 from daemonset.local.plan import (
     Action,
     AddNode,
@@ -18,6 +18,7 @@ from daemonset.local.plan import (
     converged,
     plan,
 )
+from daemonset.local.template import Key, PodTemplate, make_template
 
 A, B = NodeSpec("a"), NodeSpec("b")
 

@@ -4,8 +4,9 @@ from collections import Counter
 
 import pytest
 
-from daemonset.local.desired import NodeSpec, PodTemplate, make_template
+from daemonset.local.desired import NodeSpec
 from daemonset.local.schedule import Unschedulable, place
+from daemonset.local.template import PodTemplate, make_template
 
 NODES = {
     n: NodeSpec(n, {"kubernetes.io/hostname": n, "disk": d})

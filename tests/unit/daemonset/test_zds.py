@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from daemonset.local.desired import PodTemplate, make_template
 from daemonset.local.enrolment import wanted
+from daemonset.local.template import PodTemplate, make_template
 from daemonset.local.zds import (
     PACKET_LIMIT,
     Added,
