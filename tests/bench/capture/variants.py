@@ -19,7 +19,10 @@ from tests.bench.capture.session import PodSession
 from tests.bench.cases import Case
 from tests.bench.namespace import CLIENT, SERVER, VIRTUAL_IP
 from tests.bench.testbed import SERVER_ADDRESS, Session
-from tests.bench.variants import Envoy, Ours, RustZtunnel, Variant
+from tests.bench.variants import Variant
+from tests.bench.variants.envoy import Envoy
+from tests.bench.variants.ours import Ours
+from tests.bench.variants.ztunnel import RustZtunnel
 
 ELSEWHERE = "10.96.0.20:80"
 PROXIES = ("proxy", "envoy-c1", "ztunnel")

@@ -27,6 +27,8 @@ from tests.bench.control.streams import PATH
 from tests.bench.native import BuildError
 from tests.bench.process import process_cpu, process_rss
 from tests.bench.results import Sample
+from tests.support.istiod import settings
+from tests.support.ports import free_port
 
 NAME = "istiod.istio-system.svc"
 VARIANTS = ("ours", "istiod")
@@ -40,21 +42,6 @@ METHOD = {
 }
 _PATIENCE = 240.0
 _NODES = 500
-# The ambient profile's, and nothing that writes to the cluster's webhooks and gateways.
-_ISTIOD = {
-    "PILOT_ENABLE_AMBIENT": "true",
-    "CA_TRUSTED_NODE_ACCOUNTS": "istio-system/ztunnel",
-    "PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER": "false",
-    "PILOT_ENABLE_GATEWAY_API_STATUS": "false",
-    "PILOT_ENABLE_GATEWAY_API_GATEWAYCLASS_CONTROLLER": "false",
-    "VALIDATION_WEBHOOK_CONFIG_NAME": "",
-    "INJECTION_WEBHOOK_CONFIG_NAME": "",
-    "PILOT_CERT_PROVIDER": "istiod",
-    "CLUSTER_ID": "Kubernetes",
-    "POD_NAME": "istiod-bench",
-    "POD_NAMESPACE": "istio-system",
-    "SERVICE_ACCOUNT": "istiod",
-}
 
 
 def absent() -> dict[str, str]:
@@ -70,22 +57,16 @@ def absent() -> dict[str, str]:
     return {} if os.access(named, os.X_OK) else {"istiod": f"ISTIOD_BIN={named} is not a program"}
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def _ours(port: int, folder: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "istiodlite", "serve", "--kube", "--kubeconfig", os.environ["KUBECONFIG"]),
-        *("--listen", f"127.0.0.1:{port}", "--status-port", str(_free_port()), "--webhook-port", "0"),
+        *("--listen", f"127.0.0.1:{port}", "--status-port", str(free_port()), "--webhook-port", "0"),
     ]
 
 
 def _istiod(port: int, folder: Path) -> list[str]:
     (folder / "mesh").write_text("trustDomain: cluster.local\n")
-    local = [f"127.0.0.1:{_free_port()}" for _ in range(2)]
+    local = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     return [
         *(
             str(Path(os.environ["ISTIOD_BIN"]).resolve()),
@@ -107,11 +88,14 @@ class Plane:
     """A running control plane. `ready_s`, `ready_cpu_s`: from its start until an agent had all addresses."""
 
     def __init__(self, variant: str, folder: Path) -> None:
-        self.port, self.folder = _free_port(), folder
+        self.port, self.folder = free_port(), folder
         self._connection = cluster.Connection(cluster.access())
         (folder / "token").write_text(cluster.token(self._connection))
         command: Sequence[str] = _COMMANDS[variant](self.port, folder)
-        environment: Mapping[str, str] = {**os.environ, **(_ISTIOD if variant == "istiod" else {})}
+        environment: Mapping[str, str] = {
+            **os.environ,
+            **(settings("istiod-bench") if variant == "istiod" else {}),
+        }
         begin = time.monotonic()
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Server:
             self._turn += 1
             seen = time.monotonic()
             changes = self._registry.apply(batch)
-            self._grpc.call(lambda c=changes, s=seen: self._discovery.publish(c, s)).result()
+            self._grpc.call(partial(self._discovery.publish, changes, seen)).result()
             pushes.append((self._discovery.store.sequence, seen))
             time.sleep(max(0.0, seen + float(pause) - time.monotonic()))
         return {"pushes": pushes, "cpu_s": time.process_time() - begin}

@@ -12,25 +12,10 @@ from pathlib import Path
 from tests.interop.control.agent import Agent
 from tests.interop.istiod.binary import binary
 from tests.interop.kube.conftest import Cluster, wait_until
+from tests.support.istiod import settings
 from tests.support.ports import free_port
 
 NAME = "istiod.istio-system.svc"
-# What the ambient profile sets, and nothing that writes to gateways: their status is part of the test.
-SETTINGS = {
-    "PILOT_ENABLE_AMBIENT": "true",
-    "CA_TRUSTED_NODE_ACCOUNTS": "istio-system/ztunnel",
-    "PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER": "false",
-    "PILOT_ENABLE_GATEWAY_API_STATUS": "false",
-    "PILOT_ENABLE_GATEWAY_API_GATEWAYCLASS_CONTROLLER": "false",
-    "VALIDATION_WEBHOOK_CONFIG_NAME": "",
-    "INJECTION_WEBHOOK_CONFIG_NAME": "",
-    "PILOT_CERT_PROVIDER": "istiod",
-    "JWT_POLICY": "third-party-jwt",
-    "CLUSTER_ID": "Kubernetes",
-    "POD_NAME": "istiod-test",
-    "POD_NAMESPACE": "istio-system",
-    "SERVICE_ACCOUNT": "istiod",
-}
 
 
 class Istiod:
@@ -54,7 +39,11 @@ class Istiod:
         ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, **SETTINGS}
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, **settings("istiod-test")},
             )
         wait_until(self._ready, lambda: f"istiod ready; its log: {self.log[-4000:]}")
         return self
