@@ -2,13 +2,13 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from immutables import Map, MapMutation
 
 from ztunnel.state.changes import Key, Kind, Update
+from ztunnel.state.maps import ANY_CONNECTION, Maps, block_key
 from ztunnel.state.model import (
-    IPAddress,
     NetworkAddress,
     NetworkMode,
     Service,
@@ -16,19 +16,7 @@ from ztunnel.state.model import (
     VirtualAddress,
     Workload,
 )
-from ztunnel.state.policy import Action, Need, Policy, PolicyScope
-
-if TYPE_CHECKING:
-    from ztunnel.state.snapshot import Snapshot
-
-__all__ = ["ANY_CONNECTION", "AddressKey", "BlockKey", "Indexes", "LocalKey", "block_key"]
-
-AddressKey = tuple[str, IPAddress]
-"""network, ip"""
-BlockKey = tuple[str, int, int, int]
-"""network, IP version, prefix length, the prefix as a number"""
-LocalKey = tuple[str, str, str]
-"""namespace, service account, pod name"""
+from ztunnel.state.policy import Action, Policy, PolicyScope
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -36,31 +24,26 @@ _Change = Callable[[tuple[str, ...], str], tuple[str, ...]]
 """a list of names, a name: the list with or without it"""
 
 
-def block_key(network: str, ip: IPAddress, length: int) -> BlockKey:
-    """The key of the block with this prefix length that an address lies in."""
-    return (network, ip.version, length, int(ip) >> (ip.max_prefixlen - length))
-
-
 class Indexes:
     """Mutable copies of a snapshot's maps for the time of one batch."""
 
-    def __init__(self, snapshot: "Snapshot") -> None:
+    def __init__(self, maps: Maps) -> None:
         self.touched: set[Key] = set()
-        self._node = snapshot.node
-        self._by_uid = snapshot.by_uid.mutate()
-        self._by_key = snapshot.by_key.mutate()
-        self._by_policy = snapshot.by_policy.mutate()
-        self._at_address = snapshot.at_address.mutate()
-        self._at_hostname = snapshot.at_hostname.mutate()
-        self._on_this_node = snapshot.on_this_node.mutate()
-        self._vips = snapshot.vips.mutate()
-        self._blocks = snapshot.blocks.mutate()
-        self._block_lengths = snapshot.block_lengths.mutate()
-        self._hostnames = snapshot.hostnames.mutate()
-        self._members = snapshot.members.mutate()
-        self._scoped = snapshot.scoped.mutate()
-        self._by_need = snapshot.by_need.mutate()
-        self._allows = snapshot.allows.mutate()
+        self._node = maps.node
+        self._by_uid = maps.by_uid.mutate()
+        self._by_key = maps.by_key.mutate()
+        self._by_policy = maps.by_policy.mutate()
+        self._at_address = maps.at_address.mutate()
+        self._at_hostname = maps.at_hostname.mutate()
+        self._on_this_node = maps.on_this_node.mutate()
+        self._vips = maps.vips.mutate()
+        self._blocks = maps.blocks.mutate()
+        self._block_lengths = maps.block_lengths.mutate()
+        self._hostnames = maps.hostnames.mutate()
+        self._members = maps.members.mutate()
+        self._scoped = maps.scoped.mutate()
+        self._by_need = maps.by_need.mutate()
+        self._allows = maps.allows.mutate()
         # A service with many endpoints, or a scope with many policies, in one batch: what holds them is
         # opened once and closed at the end.
         self._open_members: dict[str, MapMutation[str, Workload]] = {}
@@ -80,7 +63,7 @@ class Indexes:
             self._replace_policy(policy.key, policy)
 
     def finish(self) -> dict[str, Any]:
-        """The maps as fields of a new snapshot."""
+        """The maps as fields of a new maps."""
         for service, members in self._open_members.items():
             _set(self._members, service, members.finish())
         for scope, policies in self._open_scoped.items():
@@ -247,8 +230,6 @@ def _policy_key(policy: Policy) -> str:
     return policy.key
 
 
-ANY_CONNECTION: Final = Need("", "")
-"""Stands for policies that may match any connection: they have to be evaluated every time."""
 _NO_MEMBERS: Final[Map[str, Workload]] = Map()
 _NO_LENGTHS: Final[Map[int, int]] = Map()
 

@@ -11,7 +11,8 @@ from typing import Final, Self
 from immutables import Map
 
 from ztunnel.state.changes import Changes, Key, Kind, Update
-from ztunnel.state.indexes import ANY_CONNECTION, AddressKey, BlockKey, Indexes, LocalKey, block_key
+from ztunnel.state.indexes import Indexes
+from ztunnel.state.maps import ANY_CONNECTION, Maps, block_key
 from ztunnel.state.model import IPAddress, Service, Workload
 from ztunnel.state.policy import Facts, Need, Policy
 
@@ -19,29 +20,13 @@ __all__ = ["Changes", "Key", "Kind", "Snapshot", "Update"]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Maps):
     """Build with `empty`, grow with `apply`. Look-ups give None, or nothing, for what is not known.
 
-    `version` counts the batches that changed something; it takes no part in equality. The maps are for
-    `Indexes` only.
+    `version` counts the batches that changed something; it takes no part in equality.
     """
 
-    node: str = ""
     version: int = field(default=0, compare=False)
-    by_uid: Map[str, Workload] = field(default_factory=Map)
-    by_key: Map[str, Service] = field(default_factory=Map)
-    by_policy: Map[str, Policy] = field(default_factory=Map)
-    at_address: Map[AddressKey, tuple[str, ...]] = field(default_factory=Map)
-    at_hostname: Map[str, tuple[str, ...]] = field(default_factory=Map)
-    on_this_node: Map[LocalKey, tuple[str, ...]] = field(default_factory=Map)
-    vips: Map[AddressKey, tuple[str, ...]] = field(default_factory=Map)
-    blocks: Map[BlockKey, tuple[str, ...]] = field(default_factory=Map)
-    block_lengths: Map[tuple[str, int], Map[int, int]] = field(default_factory=Map)
-    hostnames: Map[str, tuple[str, ...]] = field(default_factory=Map)
-    members: Map[str, Map[str, Workload]] = field(default_factory=Map)
-    scoped: Map[str, tuple[Policy, ...]] = field(default_factory=Map)
-    by_need: Map[tuple[str, Need], tuple[str, ...]] = field(default_factory=Map)
-    allows: Map[str, int] = field(default_factory=Map)
 
     @classmethod
     def empty(cls, node: str = "") -> Self:
