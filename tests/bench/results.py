@@ -199,8 +199,7 @@ def _row_problems(row: Mapping[str, Any], absent: Mapping[str, str]) -> list[str
     for variant, found_pairs in row.get("paired", {}).items():
         if {SUBJECT, variant} & row.get("failed", {}).keys():
             continue  # which slices belong to which round is not in the document
-        kept = (_kept(row, name) for name in (SUBJECT, variant))
-        middle = median(paired(*kept, row["better"]))
+        middle = median(paired(_kept(row, SUBJECT), _kept(row, variant), row["better"]))
         if middle is None or abs(middle / found_pairs["median"] - 1) > 0.01:
             found.append(f"{case}: {variant}: the paired ratio is not that of its slices")
     for variant, value in row["ratio"].items():

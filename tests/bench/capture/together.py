@@ -35,7 +35,9 @@ def merged(slices: Sequence[Sample], turn: int) -> Sample:
     assert value is not None
     return Sample(
         value,
-        *(median(getattr(each, name) for each in slices) for name in ("cpu_s_per_unit", "p50_us", "p99_us")),
+        median(each.cpu_s_per_unit for each in slices),
+        median(each.p50_us for each in slices),
+        median(each.p99_us for each in slices),
         foreign_cpu=median(each.foreign_cpu for each in slices),
         slices=tuple(each.value for each in slices),
         turn=turn,
