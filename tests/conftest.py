@@ -6,6 +6,8 @@ pass. Elsewhere it is taken out of the run, and the run says so at its end: noth
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,9 +18,22 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests.support.needs import NEEDS  # noqa: E402  (the tree has to be found first)
+from tests.support import sanitized  # noqa: E402  (the tree has to be found first)
+from tests.support.needs import NEEDS  # noqa: E402
 
 LEFT_OUT = pytest.StashKey[Counter[tuple[str, str]]]()
+
+
+def pytest_configure() -> None:
+    """Agents of local meshes are under the sanitizer that was asked for."""
+    if sanitized.kind():
+        os.environ["AMBIENT_AGENT_COMMAND"] = shlex.join([*sanitized.agent_command(), "proxy", "ztunnel"])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """No run passes in which a sanitizer found something."""
+    if sanitized.findings():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -45,3 +60,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("tests that need what is not here")
     for (marker, why), count in counted.items():
         terminalreporter.write_line(f"{count} tests marked `{marker}` did not run: {why}")
+    for name, text in sanitized.findings().items():
+        terminalreporter.section(f"sanitizer: {name}")
+        terminalreporter.write_line(text)

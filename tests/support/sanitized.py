@@ -1,15 +1,20 @@
 """The engine under a sanitizer: `AMBIENT_SANITIZE=address` (or `thread`) for any test run.
 
-Engine hosts then load an extension built with that sanitizer. Limits on CPU time and memory do not hold in such
-a run; what counts is that no report is printed and no host ends. With `address`, a host that leaked says so at its end.
+Engine hosts (`enginehost.py`) and the node agents of the tests that need root (`sanitizedagent.py`) then load an
+extension built with that sanitizer. Limits on CPU time and memory do not hold in such a run; what counts is that no
+report is printed and no process ends. With `address`, a process that leaked says so at its end; what the interpreter and
+the dynamic linker keep for themselves is left out (lsan.supp). Reports of agents fail the whole run, at its end.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import subprocess
+import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -57,31 +62,58 @@ def _build(name: str, wanted: str, wrapper: Path | None = None) -> Path:
     return out
 
 
-def environment(built: str = "") -> dict[str, str]:
-    """The environment of a process that is to load it, or the extension that was built."""
+def environment(built: str = "", *, reports: Path | None = None) -> dict[str, str]:
+    """The environment of a process that is to load it, or the extension that was built. Findings are printed, or
+    become files of the folder `reports`."""
     wanted = kind()
     if not wanted:
         return {**os.environ, **({"AMBIENT_ENGINE_EXTENSION": built} if built else {})}
     name = LIBRARIES[wanted]
     library = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    to = f":log_path={reports / wanted}" if reports else ""
     return {
         **os.environ,
         "AMBIENT_ENGINE_EXTENSION": built or str(extension(wanted)),
         "LD_PRELOAD": library.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=1:leak_check_at_exit=0:abort_on_error=1",
+        "ASAN_OPTIONS": f"detect_leaks=1:leak_check_at_exit=0:abort_on_error=1{to}",
         "LSAN_OPTIONS": f"suppressions={Path(__file__).with_name('lsan.supp')}:print_suppressions=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-        "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:halt_on_error=1{to}",
+        "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66{to}",
         "PYTHONMALLOC": "malloc",
     }
 
 
 def leaks() -> bool:
-    """Whether something was allocated that nobody can reach any more; the report goes to stderr."""
-    if kind() != "address":
-        return False
-    check = ctypes.CDLL(None).__lsan_do_recoverable_leak_check
-    return bool(check())
+    """In an engine host: whether something was allocated that nobody can reach any more."""
+    return kind() == "address" and unreachable()
+
+
+def unreachable() -> bool:
+    """The same in any process under AddressSanitizer; it reports what it finds."""
+    return bool(ctypes.CDLL(None).__lsan_do_recoverable_leak_check())
+
+
+@functools.cache
+def reports() -> Path:
+    """Where the agents of this run leave theirs."""
+    return Path(tempfile.mkdtemp(prefix="ambient-sanitize-"))
+
+
+def agent_command() -> list[str]:
+    """What starts `ztunnel`, without its arguments."""
+    if not kind():
+        return [sys.executable, "-m", "ztunnel"]
+    extension(kind())  # not while somebody waits for the agent
+    return [sys.executable, "-m", "tests.support.sanitizedagent", kind(), str(reports())]
+
+
+def findings() -> dict[str, str]:
+    """What agents have reported so far, by the name of the file."""
+    return (
+        {path.name: path.read_text(errors="replace") for path in sorted(reports().iterdir())}
+        if kind()
+        else {}
+    )
 
 
 def load() -> None:

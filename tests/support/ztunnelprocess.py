@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from daemonset.local import linux
+from tests.support import sanitized
 from tests.support.ports import free_port
 from ztunnel.capabilities import cgroup2_mount
 
@@ -76,7 +77,7 @@ class ZtunnelProcess:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.under, sys.executable, "-m", "ztunnel", "proxy", "ztunnel"],
+                [*self.under, *sanitized.agent_command(), "proxy", "ztunnel"],
                 env=self.environ,
                 stdout=log,
                 stderr=log,

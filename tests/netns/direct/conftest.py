@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.netns.capture.lab import Lab, wait_for
 from tests.netns.direct.bench import PORT, Bench
 from tests.netns.direct.host import Host
 from tests.netns.local.conftest import make_mesh, wait_until
+from tests.support import sanitized
 
 
 def counters(agents: AgentMesh, node: str = "n1") -> dict[str, int]:
@@ -50,7 +51,7 @@ def _mesh(folder: Path, *settings: str) -> Iterator[AgentMesh]:
     mesh.write("nearby.yaml", pod("other", "n1", "sleep infinity"))
     with pytest.MonkeyPatch.context() as patch:
         chosen = " ".join(("SAME_NODE_ENCRYPTION=never", *settings))
-        agent = f"/usr/bin/env {chosen} {sys.executable} -m ztunnel"
+        agent = f"/usr/bin/env {chosen} {shlex.join(sanitized.agent_command())}"
         patch.setenv("AMBIENT_AGENT_COMMAND", agent)
         try:
             mesh.up()
