@@ -23,9 +23,8 @@ def start_again(kind: str, reports: Path) -> None:
     """This program in the same process, under the sanitizer's library."""
     os.environ["AMBIENT_SANITIZE"] = kind
     environment = sanitized.environment(reports=reports) | {AGAIN: "1"}
-    os.execve(
-        sys.executable, [sys.executable, "-m", "tests.support.sanitizedagent", *sys.argv[1:]], environment
-    )
+    words = [sys.executable, "-m", "tests.support.sanitizedagent", *sys.argv[1:]]
+    os.execve(words[0], words, environment)  # noqa: S606 - there is no shell to be had
 
 
 def look_for_leaks() -> None:
