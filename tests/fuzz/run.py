@@ -111,7 +111,7 @@ def fuzz(name: str, program: Path, seconds: int) -> bool:
     artifacts = BUILD / name / "crash-"
     options = [
         f"-max_total_time={seconds}",
-        "-timeout=10",
+        "-timeout=60",  # a hang; a machine that is busy elsewhere is none
         "-rss_limit_mb=1024",
         f"-artifact_prefix={artifacts}",
     ]
