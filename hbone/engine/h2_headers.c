@@ -130,7 +130,7 @@ static bool on_answer(struct tunnel *t, struct flow *f, bool ended)
     if (!status || status == 101 || (status < 200 && ended))
         return h2_stream_error(t, f->stream.id, H2_PROTOCOL_ERROR);
     if (status < 200)
-        return true;
+        return h2_glitch(t, "too many interim answers");
     return answered(f, status, ended);
 }
 

@@ -28,13 +28,19 @@ static bool segment_character(char c, bool domain)
            (!domain && c >= 'A' && c <= 'Z');
 }
 
+/* "." or ".." (SPIFFE-ID 2.2). */
+static bool relative(const char *start, const char *end)
+{
+    return start[0] == '.' && (end - start == 1 || (end - start == 2 && start[1] == '.'));
+}
+
 /* The end of a non-empty run of segment characters, or NULL. */
 static const char *segment(const char *p, const char *end, bool domain)
 {
     const char *start = p;
     while (p < end && segment_character(*p, domain))
         p++;
-    return p > start ? p : NULL;
+    return p > start && (domain || !relative(start, p)) ? p : NULL;
 }
 
 static const char *literal(const char *p, const char *end, const char *text)

@@ -236,10 +236,17 @@ static void end_streams(struct tunnel *t, enum reason reason, int error)
     }
 }
 
+/* A client's tunnel that took streams. One that says hello and leaves has failed: who dials for those who wait would
+ * dial for ever. */
+static bool was_of_use(const struct tunnel *t)
+{
+    return t->greeted && t->next_id > 1;
+}
+
 void pool_tunnel_ended(struct tunnel *t, struct pool_entry *entry, enum reason reason, int error)
 {
     end_streams(t, reason, error);
-    if (entry && !t->greeted && reason != REASON_ok) /* it never worked: those who wait must hear */
+    if (entry && !was_of_use(t) && reason != REASON_ok) /* those who wait must hear */
         fail_unserved(entry, reason, error);
     pool_due(entry);
 }
@@ -248,8 +255,11 @@ void pool_peer_leaves(struct tunnel *t, uint32_t last)
 {
     COUNT(t->worker, goaways_received);
     t->goaway_got = true;
-    if (t->entry)
+    struct pool_entry *entry = t->entry;
+    if (entry)
         pool_tunnel_gone(t);
+    if (entry && !was_of_use(t))
+        fail_unserved(entry, REASON_peer_goaway, 0);
     for (int i = 0; i < STREAM_BUCKETS; i++) {
         struct flow *next;
         for (struct flow *f = t->streams[i]; f; f = next) {

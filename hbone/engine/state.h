@@ -191,6 +191,7 @@ struct tunnel {
     struct link link; /* worker.tunnels, or worker.dead_tunnels */
     struct link again; /* worker.again */
     struct link dirty; /* worker.dirty */
+    struct link shaking; /* accepted: worker.silent, then worker.shaking */
     uint64_t id;
     uint8_t state, drain;
     bool client;
@@ -213,6 +214,7 @@ struct tunnel {
     struct peer_chain *peer_chain; /* NULL before the handshake is done */
     struct timer timer;
     uint64_t phase_deadline, settings_deadline, drain_deadline, ping_due, ping_sent, idle_since, heard;
+    uint64_t accepted;
     uint64_t probed; /* a CONNECT without an answer had a PING sent; 0: never */
     uint64_t expiry_check; /* when to look at the clock for the peer's certificate; 0: never */
 
@@ -322,6 +324,7 @@ struct worker {
     struct link ready; /* flows */
     struct link again; /* tunnels with more to read */
     struct link dirty; /* tunnels with frames to flush before the round ends */
+    struct link silent, shaking; /* tunnels before their first record, and in the handshake; oldest first */
     struct pool_entry *pool[POOL_BUCKETS];
     struct link due_pools;
     struct buffers buffers;

@@ -57,6 +57,7 @@ static struct tunnel *tunnel_new(struct worker *w, int fd, bool client)
     list_init(&t->pooled);
     list_init(&t->again);
     list_init(&t->dirty);
+    list_init(&t->shaking);
     list_append(&w->tunnels, &t->link);
     t->counted_handshake = true;
     atomic_fetch_add(&e->n_handshakes, 1);
@@ -65,16 +66,40 @@ static struct tunnel *tunnel_new(struct worker *w, int fd, bool client)
     return t;
 }
 
+/* Whose place a newcomer gets: who has said nothing for longest, or has kept us waiting. Half-open connections would
+ * otherwise keep everybody out for as long as a handshake may take. */
+static struct tunnel *dispensable(const struct worker *w)
+{
+    enum { SPARED = 2000 };
+    if (!list_empty(&w->silent))
+        return container_of(w->silent.next, struct tunnel, shaking);
+    if (list_empty(&w->shaking))
+        return NULL;
+    struct tunnel *oldest = container_of(w->shaking.next, struct tunnel, shaking);
+    return w->now >= oldest->accepted + SPARED ? oldest : NULL;
+}
+
+static bool make_way(struct worker *w)
+{
+    struct tunnel *t = dispensable(w);
+    if (!t)
+        return false;
+    t->socket_broken = true; /* no lingering: its descriptor is wanted, too */
+    tunnel_fail(t, REASON_overload, SILENTLY, "too many handshakes at once");
+    return true;
+}
+
 static bool shed(struct worker *w)
 {
     struct engine *e = w->engine;
-    if (atomic_load_explicit(&e->n_tunnels, memory_order_relaxed) >= e->config.max_tunnels)
+    if (atomic_load_explicit(&e->n_tunnels, memory_order_relaxed) >= e->config.max_tunnels) {
         COUNT(w, shed_tunnels);
-    else if (atomic_load_explicit(&e->n_handshakes, memory_order_relaxed) >= e->config.max_handshakes)
-        COUNT(w, shed_handshakes);
-    else
+        return true;
+    }
+    if (atomic_load_explicit(&e->n_handshakes, memory_order_relaxed) < e->config.max_handshakes)
         return false;
-    return true;
+    COUNT(w, shed_handshakes);
+    return !make_way(w);
 }
 
 void tunnel_accepted(struct worker *w, int fd, const struct listener *l, const struct address *peer)
@@ -89,6 +114,8 @@ void tunnel_accepted(struct worker *w, int fd, const struct listener *l, const s
     t->tag = l->tag;
     t->netns = netns_ref(l->netns);
     t->state = TUNNEL_HANDSHAKE; /* its start */
+    t->accepted = w->now;
+    list_append(&w->silent, &t->shaking);
     t->peer = *peer;
     address_of_socket(&t->local, NULL, fd);
     t->identity = registry_identity(w->engine, l->identity);

@@ -38,6 +38,7 @@ void tunnel_handshake_over(struct tunnel *t)
 {
     handshake_free(t->handshake);
     t->handshake = NULL;
+    list_remove(&t->shaking);
     if (t->counted_handshake)
         atomic_fetch_sub(&t->worker->engine->n_handshakes, 1);
     t->counted_handshake = false;

@@ -19,9 +19,12 @@ enum {
 
 static struct handshake *handshake_of(struct tunnel *t)
 {
-    if (!t->handshake) /* servers wait for a whole record before they spend memory */
-        t->handshake = handshake_new(t->identity, t->client, NULL, 0, NULL);
-    return t->handshake;
+    if (t->handshake)
+        return t->handshake;
+    list_remove(&t->shaking);
+    list_append(&t->worker->shaking, &t->shaking);
+    /* servers wait for a whole record before they spend memory */
+    return t->handshake = handshake_new(t->identity, t->client, NULL, 0, NULL);
 }
 
 static bool handshake_record(struct tunnel *t, const uint8_t *record, size_t size)

@@ -295,7 +295,7 @@ static void init_lists(struct worker *w)
 {
     struct link *lists[] = {&w->flows,         &w->tunnels,     &w->acceptors, &w->dead_flows,
                             &w->dead_tunnels, &w->dead_acceptors, &w->ready,     &w->due_pools,
-                            &w->again,        &w->dirty};
+                            &w->again,        &w->dirty,       &w->silent,    &w->shaking};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
         list_init(lists[i]);
 }

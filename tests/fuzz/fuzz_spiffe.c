@@ -24,6 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         for (size_t i = sizeof scheme - 1; i < size; i++)
             slashes += uri[i] == '/';
         require(slashes == 4 && uri[size - 1] != '/');
+        for (size_t i = sizeof scheme + domain; i < size; i++) { /* no segment is "." or ".." */
+            bool dot = uri[i] == '.' && uri[i - 1] == '/', two = dot && i + 1 < size && uri[i + 1] == '.';
+            size_t after = i + (two ? 2 : 1);
+            require(!dot || (after < size && uri[after] != '/'));
+        }
         require(!memcmp(uri + sizeof scheme - 1 + domain, "/ns/", 4));
     }
     free(uri);

@@ -46,6 +46,14 @@ class Ending:
         return self.how != "open"
 
 
+def _sealed_early(tls: ssl.SSLObject, keylog: str, octets: bytes) -> bytes:
+    """A server's first record of application data."""
+    secret = next(line.split()[2] for line in keylog.splitlines() if line.startswith("SERVER_TRAFFIC_SECRET_0"))
+    cipher = tls.cipher()
+    assert cipher is not None
+    return tls13.Direction(bytes.fromhex(secret), cipher[0]).seal(tls13.APPLICATION, octets)
+
+
 class Peer:
     """One end of a connection. `server` tells which half of the handshake it played."""
 
@@ -113,13 +121,15 @@ class Peer:
         alpn: Iterable[str] = ("h2",),
         context: ssl.SSLContext | None = None,
         timeout: float = DEADLINE,
+        early: bytes = b"",
     ) -> Peer:
-        """Take one connection and shake hands as the server."""
+        """Take one connection and shake hands as the server. `early` it says behind its own part of the handshake,
+        before the client has finished (RFC 8446 4.4.4 allows that)."""
         listener.settimeout(timeout)
         sock, _ = listener.accept()
         peer = cls(sock, server=True)
         try:
-            peer.shake_hands(credential, alpn=alpn, context=context, timeout=timeout)
+            peer.shake_hands(credential, alpn=alpn, context=context, timeout=timeout, early=early)
         except BaseException:
             peer.close()
             raise
@@ -133,6 +143,7 @@ class Peer:
         context: ssl.SSLContext | None = None,
         timeout: float = DEADLINE,
         reshape: Callable[[bytes], bytes] | None = None,
+        early: bytes = b"",
     ) -> None:
         """The TLS handshake. Raises Refused when the other side does not want it."""
         context = context or self._context(credential, alpn)
@@ -146,6 +157,8 @@ class Peer:
                 try:
                     tls.do_handshake()
                 except ssl.SSLWantReadError:
+                    if early and outgoing.pending and "SERVER_TRAFFIC" in log.read_text():
+                        outgoing.write(_sealed_early(tls, log.read_text(), early))
                     self._handshake_flush(outgoing, reshape, deadline)
                     reshape = None
                     chunk = self._handshake_read(deadline)

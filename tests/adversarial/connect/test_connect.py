@@ -194,6 +194,24 @@ def test_malformed_answer_to_our_connect(arena: Arena, status: str, block: bytes
     arena.ended_by({"peer_protocol"})
 
 
+def test_interim_answers_without_end(arena: Arena) -> None:
+    """They serve nothing here: the connection ends over them, and the request, of which nothing was relayed, goes into
+    another one."""
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    peer = arena.accept(server)
+    peer.start()
+    stream = peer.expect(Type.HEADERS).stream
+    peer.flood(frames.headers(stream, literals((":status", "103"))) for _ in range(2000))
+    assert peer.wait_end().goaway == Code.ENHANCE_YOUR_CALM
+    assert arena.counted("abuse_glitches") == 1
+    peer = arena.accept(server)
+    peer.start()
+    stream = peer.expect(Type.HEADERS).stream
+    peer.send(frames.headers(stream, literals((":status", "200"))), frames.data(stream, b"at last"))
+    assert app.recv(7) == b"at last"
+
+
 def test_interim_answers_are_passed_over(arena: Arena) -> None:
     """103 then 200 is legal (RFC 9113 8.1)."""
     server = arena.evil_server()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -11,7 +12,7 @@ from tests.support import frames, servers
 from tests.support.arena import CLIENT_ID, Arena, Arenas, assert_reset
 from tests.support.enginehost import Deliver, TunnelTo
 from tests.support.frames import Code, Setting, Type
-from tests.support.peer import Peer
+from tests.support.peer import Peer, Refused
 
 
 def test_stream_limit(arena: Arena) -> None:
@@ -110,6 +111,18 @@ def test_goaway_below_our_streams(arena: Arena) -> None:
     else:
         new.start()
         round_trip(app, new, answer(new), b"retried")
+
+
+def test_goaway_mid_tunnel_before_any_stream(arena: Arena) -> None:
+    """A server may speak before the client has finished the handshake. One that says hello and leaves at once is not
+    dialled again and again for those who wait."""
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    with contextlib.suppress(Refused):
+        arena.accept(server, early=frames.settings() + frames.goaway(0)).close()
+    assert_reset(app)
+    assert arena.counted("tunnels_dialled") == 1
+    arena.ended_by({"peer_goaway"})
 
 
 def test_goaway_with_an_error(arena: Arena) -> None:

@@ -229,15 +229,40 @@ def test_handshake_flood_is_shed_above_the_cap(arenas: Arenas) -> None:
         finally:
             for sock in socks:
                 sock.close()
-        deadline = time.monotonic() + 4
-        while True:  # served again as soon as the half-open ones are gone
+        served_in_the_end(arena)
+
+
+def test_half_open_connections_keep_nobody_out(arenas: Arenas) -> None:
+    """As many as there may be, that say nothing or no more than their hello: newcomers get their places. A handshake
+    may take far longer here than anybody who is honest waits."""
+    with arenas.enter(max_handshakes=20, handshake_timeout=120.0) as arena:
+        for said in (b"", client_hello()[:60], client_hello()):
+            socks = [socket.create_connection(arena.hbone, timeout=30) for _ in range(30)]
             try:
-                with Peer.dial(arena.hbone, arena.client) as peer:
-                    peer.start()
-                    peer.echo(peer.tunnel(arena.echo_authority), b"served")
-                break
-            except Refused:
-                assert time.monotonic() < deadline
+                for sock in socks:
+                    with contextlib.suppress(OSError):  # it has been sent away
+                        sock.sendall(said)
+                wait_until(lambda: arena.host.stats()["handshakes_live"] == 20, "no place is left")
+                served_in_the_end(arena)
+                assert arena.host.stats()["handshakes_live"] <= 20
+            finally:
+                for sock in socks:
+                    sock.close()
+            wait_until(lambda: arena.host.stats()["handshakes_live"] == 0, "the half-open ones gone")
+        assert arena.counted("shed_handshakes") >= 30
+
+
+def served_in_the_end(arena: Arena) -> None:
+    """Those who have begun in earnest keep their places for two seconds."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with Peer.dial(arena.hbone, arena.client) as peer:
+                peer.start()
+                peer.echo(peer.tunnel(arena.echo_authority), b"served")
+            return
+        except (Refused, ConnectionResetError):
+            assert time.monotonic() < deadline
 
 
 @pytest.mark.timeout(120 + lasting.seconds(0))

@@ -88,6 +88,14 @@ DEFECTS: dict[str, tuple[Mint, str]] = {
         lambda r: r.leaf("spiffe://cluster.local/ns//sa/client"),
         "peer_cert_invalid",
     ),
+    "san_shapes-relative_namespace": (
+        lambda r: r.leaf("spiffe://cluster.local/ns/../sa/client"),
+        "peer_cert_invalid",
+    ),
+    "san_shapes-relative_account": (
+        lambda r: r.leaf("spiffe://cluster.local/ns/default/sa/."),
+        "peer_cert_invalid",
+    ),
     "san_shapes-path_3k": (lambda r: r.leaf(LONG_PATH), "peer_cert_invalid"),
     "san_shapes-userinfo": (
         lambda r: r.leaf("spiffe://me@cluster.local/ns/default/sa/client"),
