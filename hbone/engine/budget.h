@@ -35,7 +35,7 @@ bool bucket_pour(struct bucket *b, struct limit limit, uint32_t amount, uint64_t
     X(TINY_DATA, 100000, 100000, "DATA of less than TINY bytes: a million a second is no traffic") \
     X(LATE_DATA, 4096, 512, "DATA for streams that we ended")                                      \
     X(KEY_UPDATES, 16, 1, "TLS KeyUpdate")                                                         \
-    X(GLITCHES, 100, 10, "what breaks no rule and serves nothing: GOAWAY again, empty records, unasked PING answers")
+    X(GLITCHES, 100, 10, "what breaks no rule and serves nothing: GOAWAY again, empty records, unasked PING answers, interim answers")
 
 /* X(name, number, what it bounds); for the life of a connection where nothing else is said */
 #define BUDGET_COUNTS(X)                                                                           \
