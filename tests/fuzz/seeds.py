@@ -49,7 +49,12 @@ def record() -> list[bytes]:
 
 def spiffe() -> list[bytes]:
     """Identities."""
-    return [b"spiffe://cluster.local/ns/default/sa/web", b"spiffe://a/ns/b/sa/", b"spiffe://a/ns/../sa/.", b"SPIFFE://x/ns/y/sa/z"]
+    return [
+        b"spiffe://cluster.local/ns/default/sa/web",
+        b"spiffe://a/ns/b/sa/",
+        b"spiffe://a/ns/../sa/.",
+        b"SPIFFE://x/ns/y/sa/z",
+    ]
 
 
 def sessions(*, server: bool) -> list[bytes]:

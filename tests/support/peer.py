@@ -48,7 +48,9 @@ class Ending:
 
 def _sealed_early(tls: ssl.SSLObject, keylog: str, octets: bytes) -> bytes:
     """A server's first record of application data."""
-    secret = next(line.split()[2] for line in keylog.splitlines() if line.startswith("SERVER_TRAFFIC_SECRET_0"))
+    secret = next(
+        line.split()[2] for line in keylog.splitlines() if line.startswith("SERVER_TRAFFIC_SECRET_0")
+    )
     cipher = tls.cipher()
     assert cipher is not None
     return tls13.Direction(bytes.fromhex(secret), cipher[0]).seal(tls13.APPLICATION, octets)
