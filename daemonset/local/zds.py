@@ -131,11 +131,12 @@ class Session:
         return Added(asked.uid, error)
 
     def next_request(
-        self, wanted: Mapping[str, PodIdentity], again: frozenset[str] = frozenset()
+        self, wanted: Mapping[str, PodIdentity], again: frozenset[str] = frozenset(), *, complete: bool = True
     ) -> Request | None:
         """The next message that brings the agent closer to `wanted` (by uid); None: nothing to say now.
 
         A pod that is to be captured otherwise is added again. `again`: pods whose Add failed and is to be repeated.
+        `complete`: `wanted` has all pods of the node, so that the agent may let go of all others at the end.
         """
         if self.waiting:
             return None
@@ -144,7 +145,7 @@ class Session:
         for uid, identity in wanted.items():
             if self._told.get(uid) != identity or uid in again:
                 return self._add(identity)
-        if self._step is _Step.SNAPSHOT:
+        if self._step is _Step.SNAPSHOT and complete:
             self._outstanding = SnapshotTaken("")
             return Request(zds_pb2.WorkloadRequest(snapshot_sent=zds_pb2.SnapshotSent()).SerializeToString())
         return None

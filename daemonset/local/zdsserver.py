@@ -21,7 +21,7 @@ class ZdsServer:
     """Listens for the node's agent. `wanted()`: pods to be enrolled, by uid; `netns(uid)`: their namespaces.
 
     The newest connection gets everything; older ones (an agent that is being replaced) are only told of
-    pods that leave. `happened` gets the newest agent's answers, `connected` changes of the connection.
+    pods that leave, until they are the newest again. `happened` gets the newest agent's answers, `connected` changes of the connection.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class ZdsServer:
             self._connections.remove(connection)
             if not self._connections:
                 self._connected(False)
+            for heir in self._connections[-1:]:
+                heir.changed.set()
 
     async def _listen(self, connection: "_Connection") -> None:
         while packet := await connection.socket.recv(PACKET_LIMIT + 1):
@@ -104,9 +106,10 @@ class ZdsServer:
             await connection.changed.wait()
             connection.changed = trio.Event()
             wanted = self._wanted()
-            if connection is not self._connections[-1]:
+            newest = connection is self._connections[-1]
+            if not newest:
                 wanted = connection.session.departures(wanted)
-            request = connection.session.next_request(wanted, frozenset(connection.again))
+            request = connection.session.next_request(wanted, frozenset(connection.again), complete=newest)
             if request is not None:
                 connection.again.discard(request.netns_of)
                 connection.patience.deadline = trio.current_time() + ANSWER_SECONDS

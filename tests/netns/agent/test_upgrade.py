@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +146,19 @@ def namespaces_held(pid: int) -> set[int]:
     """Inodes of the network namespaces that a process has open."""
     listed = subprocess.run(["ls", "-lL", "-i", f"/proc/{pid}/fd"], capture_output=True, text=True)
     return {int(line.split()[0]) for line in listed.stdout.splitlines() if line.split()[0].isdecimal()}
+
+
+def test_an_upgrade_while_the_agent_is_being_started_again_leaves_one_that_has_all_pods(
+    agents: AgentMesh,
+) -> None:
+    """Two that start at once would take pods from each other, and release those of which they were not told."""
+    through_tunnel(agents)
+    released = [line for line in agents.agent_log("n1") if "former pods released" in line]
+    os.kill(agent(agents, "n1")["pid"], signal.SIGKILL)
+    upgrade(agents, "n1")
+    through_tunnel(agents)
+    wait_until("one agent is left", lambda: agent(agents, "n1")["draining"] == [], PATIENCE)
+    assert [line for line in agents.agent_log("n1") if "former pods released" in line] == released
 
 
 def test_an_unknown_node_is_refused(agents: AgentMesh) -> None:

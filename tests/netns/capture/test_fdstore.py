@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from ebpf import netns
+from ebpf import sockets as kernel_sockets
 from ebpf.capture import Capture
 from ebpf.fdstore import FdStore, protocol
 from ebpf.fdstore.protocol import ProtocolError, Verb
+from ebpf.sockets import State
 from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
-from tests.netns.capture.lab import ROOT, Lab, network_state, wait_for
+from tests.netns.capture.lab import ROOT, Lab, Pod, network_state, wait_for
 
 
 @contextmanager
@@ -219,6 +222,26 @@ def capture_with(lab: Lab, path: Path) -> Capture:
     )
     made.use_store(FdStore(path))
     return made
+
+
+def listening(pod: Pod) -> set[int]:
+    with netns.inside(pod.fd):
+        return {each.cookie for each in kernel_sockets.listed([State.LISTEN])}
+
+
+@pytest.mark.root
+def test_a_pod_that_leaves_is_forgotten(lab: Lab, path: Path) -> None:
+    pod = lab.pods[0]
+    with running(path):
+        capture = capture_with(lab, path)
+        capture.renew()
+        before = listening(pod)
+        enrolled = capture.enrol(pod.network())
+        assert len(listening(pod) - before) >= 3
+        assert capture.withdraw(enrolled)
+        wait_for(lambda: listening(pod) == before, "nobody holds its listeners any more")
+        capture.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
 
 
 @pytest.mark.root

@@ -6,10 +6,11 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from ebpf import netns, sockets
+from ebpf import listeners, netns, sockets
 from ebpf.capture import Capture, EnrolledPod
 from ebpf.errors import CaptureError
 from ebpf.marks import ONWARD_MARK
@@ -131,13 +132,20 @@ def test_bulk_in_both_directions_survives(
     wait_for(lambda: capture.release(enrolled), "the withdrawal is finished")
 
 
-def test_connection_in_the_accept_queue_survives(lab: Lab, capture: Capture, pod: Pod, client: App) -> None:
+def test_connection_in_the_accept_queue_survives(
+    lab: Lab, capture: Capture, pod: Pod, client: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent comes to accept it while the withdrawal waits."""
     enrolled = capture.enrol(pod.network())
     client.call(apps.hold_silent, "queued", to_neighbour(lab, 4))
-    listener = enrolled.outbound.dup()
+    found: list[socket.socket] = []
+    waits = SimpleNamespace(
+        monotonic=lambda: 0.0, sleep=lambda _: found.append(enrolled.outbound.accept()[0])
+    )
+    monkeypatch.setattr(listeners, "time", waits)
     assert capture.withdraw(enrolled) is False
-    accepted, _ = listener.accept()
-    with accepted, listener:
+    (accepted,) = found
+    with accepted:
         accepted.sendall(b"late|a 1|b 2")
         assert client.call(apps.answer_held, "queued").tag == "late"
     client.call(apps.drop_held, "queued")

@@ -104,6 +104,12 @@ def test_a_port_that_no_service_names_is_left_to_the_proxy(never: AgentMesh) -> 
     assert PATH not in never.access("n1", direction="inbound", reason="connect_refused")
 
 
+def bytes_of(agents: AgentMesh, account: str) -> set[tuple[int, int]]:
+    """Sent and received so far by open connections of a client, at both ends."""
+    live = json.loads(agents.curl_node("n1", "http://127.0.0.1:15000/connections"))
+    return {(c["bytesSent"], c["bytesReceived"]) for c in live if c["sourceIdentity"] == SPIFFE + account}
+
+
 class Talker:
     """A pod's session with near, over which lines are sent one by one."""
 
@@ -139,6 +145,10 @@ def test_a_policy_ends_direct_connections_that_it_forbids_and_only_those(never: 
         assert counters(never)["direct"] == before + 2
         live = json.loads(never.curl_node("n1", "http://127.0.0.1:15000/connections"))
         assert sum(c["sourceIdentity"] == SPIFFE + "guest" for c in live) == 2
+        both_ways = {(4, len(never.address("shop/guest")) + 5), (len(never.address("shop/guest")) + 5, 4)}
+        wait_until(
+            "the bytes of open connections are known", lambda: bytes_of(never, "guest") == both_ways, 30
+        )
         never.mesh.write("policy.yaml", policy("near-callers", "near", "client"))
         never.mesh.up()
         entry = never.access("n1", reason="policy_changed")

@@ -292,6 +292,32 @@ def test_bytes_are_exact_whoever_closes_first(
 
 
 @versions
+def test_connection_whose_server_does_not_close_is_told_of_after_a_while(
+    bench: Bench, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = (bench.own(version)[0], 7200 + version)
+    bench.capture.direct.set_pairs(
+        {PairKey(bench.source.slot, end(*to)): Backend(bench.target.slot, end(*to))}
+    )
+    bench.server.call(apps.listen_only, to[1])
+    bench.client.call(apps.hold_silent, "left", Dial(to))
+    bench.server.call(apps.accept_held, "left")
+    up = bench.client.call(apps.stuff, "left", 0, 10_000)
+    assert bench.server.call(apps.read_held, "left", 0, up) == up
+    down = bench.server.call(apps.stuff, "left", 0, 20_000)
+    assert bench.client.call(apps.read_held, "left", 0, down) == down
+    bench.client.call(apps.drop_held, "left")
+    assert bench.capture.direct.look(()).records == []
+    monkeypatch.setattr(direct, "SERVER_WAIT", 0.0)
+    found: list[bytes] = []
+    wait_for(lambda: found.extend(bench.capture.direct.look(()).records) or found, "it is told of")
+    (told,) = (decode_event(each) for raw in found for each in RECORD.iter_unpack(raw))
+    assert (told.sent, told.received, told.served) == (up, down, False)
+    bench.server.call(apps.drop_held, "left")
+    assert bench.taken() == []
+
+
+@versions
 def test_live_connections_and_their_bytes_are_known(bench: Bench, version: int) -> None:
     bench.client.call(apps.hold_silent, "live", Dial((VIPS[version], 80)))
     assert bench.client.call(apps.push_and_pull, "live", 5000) == 5000

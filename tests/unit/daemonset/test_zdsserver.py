@@ -147,6 +147,31 @@ async def test_only_the_newest_agent_gets_new_pods_but_both_hear_of_leavers(tmp_
 
 
 @pytest.mark.trio
+async def test_an_agent_that_another_overtakes_is_not_told_that_it_knows_all_pods(tmp_path: Path) -> None:
+    """It would release the others. When the other has gone, it is told the rest."""
+    async with lab(tmp_path) as made:
+        made.want("p", "q")
+        first = Agent(made.path)
+        await first.hello()
+        for fd in (await first.request())[2]:
+            os.close(fd)
+        second = Agent(made.path)
+        await second.hello()
+        for _ in range(3):
+            for fd in (await second.request())[2]:
+                os.close(fd)
+            await second.answer()
+        await first.answer()
+        await until(lambda: made.server.serves(os.getpid()))
+        second.sock.close()
+        kind, uid, fds = await first.request()
+        assert (kind, uid) == ("add", "q")
+        os.close(fds[0])
+        await first.answer()
+        assert await first.request() == ("snapshot_sent", "", [])
+
+
+@pytest.mark.trio
 async def test_silent_agent_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zdsserver, "ANSWER_SECONDS", 0.05)
     async with lab(tmp_path) as made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from ztunnel.state.snapshot import Snapshot
 CLIENT, SERVER = 1, 2
 WEB = "ns/web.ns.svc"
 VIP = ip_address("10.96.0.1")
+SERVICE = Endpoint(VIP, 80)
 NOW = 100.0
 
 
@@ -76,13 +77,14 @@ def record(
     established: bool = True,
     served: bool = True,
     to: int = SERVER,
+    asked: Endpoint = SERVICE,
 ) -> bytes:
     """As the kernel tells it: 5 bytes up, 7 down, 20.5 ms."""
     ends = Tuple4(Endpoint(ip_address("10.0.0.1"), 40000 + cookie), Endpoint(ip_address("10.0.0.2"), 8080))
     began = int(NOW * 1e9) - 20_500_000
     down = 7 if served else 0
     conn = pairs.CONN.pack(
-        cookie, cookie + 1000, began, int(NOW * 1e9), 5, 7, down, CLIENT, to, maps.ip16(VIP), 80,
+        cookie, cookie + 1000, began, int(NOW * 1e9), 5, 7, down, CLIENT, to, maps.ip16(asked.ip), asked.port,
         0, what, established, state, 1, served, 1 + served,
     )  # fmt: skip
     return pairs.as_record(ends.encode(), conn)
@@ -136,6 +138,35 @@ def test_connection_that_fell_back_before_anybody_looked_is_nobodys() -> None:
     world = World()
     world.live.handle(record(1, what=What.FELL_BACK))
     assert world.told().lines == []
+
+
+class Ended(Local):
+    """A pod that notes which connections of it were ended."""
+
+    def __init__(self, local: Local) -> None:
+        super().__init__(local.name, local.slot, local.netns_fd, local.workload)
+        self.ended: list[int] = []
+
+    def end(self, connection: pairs.DirectConnection) -> None:
+        self.ended.append(connection.cookie)
+
+
+@pytest.mark.parametrize("denied", [True, False])
+@pytest.mark.parametrize("asked", [VIP, ip_address("10.0.0.2")])
+def test_what_falls_back_does_not_get_around_a_refusal_of_the_service(
+    asked: IPv4Address, denied: bool
+) -> None:
+    """Its address is already that of an endpoint; the proxy would not see that a service was asked for."""
+    world = World()
+    source = world.pods[CLIENT] = Ended(world.pods[CLIENT])
+    if denied:
+        world.known, _ = world.known.apply(update(policy("deny", [[]], action="DENY")))
+    raw = record(1, what=What.FELL_BACK, asked=Endpoint(asked, 80 if asked == VIP else 8080))
+    world.live.begun(decoded(raw))
+    world.live.handle(raw)
+    assert source.ended == ([1] if denied and asked == VIP else [])
+    assert (len(world.flows), world.live.flows) == (0, 0)
+    world.told()
 
 
 def test_labels_follow_the_mesh() -> None:
