@@ -3,7 +3,6 @@
 #include <stdlib.h>
 
 #include "flow_table.h"
-#include "stream.h"
 
 static void plain_init(struct plain *p, struct flow *f)
 {
@@ -50,15 +49,5 @@ struct flow *flow_new(struct worker *w, unsigned kind, uint32_t tag)
     atomic_fetch_add_explicit(&w->load, 1, memory_order_relaxed);
     COUNT(w, flows_opened);
     flow_set_timer(f, e->config.decision_timeout);
-    return f;
-}
-
-struct flow *flow_of_stream(struct tunnel *t, uint32_t id)
-{
-    struct flow *f = flow_new(t->worker, LISTENER_HBONE, t->tag);
-    if (!f)
-        return NULL;
-    f->shape = SHAPE_HBONE;
-    stream_attach(f, t, id);
     return f;
 }

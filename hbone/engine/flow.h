@@ -6,8 +6,6 @@
 
 /* In DECIDING, with everything its end will need; NULL (and counted as shed) when it cannot be taken. */
 struct flow *flow_new(struct worker *w, unsigned kind, uint32_t tag);
-/* A CONNECT stream of a server tunnel; NULL when it cannot be taken. Not yet announced. */
-struct flow *flow_of_stream(struct tunnel *t, uint32_t id);
 
 static inline bool flow_alive(const struct flow *f)
 {

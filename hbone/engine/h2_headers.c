@@ -75,6 +75,17 @@ static void announce(struct flow *f, const struct tunnel *t, const struct header
     event->local = t->local;
 }
 
+/* NULL when it cannot be taken. Not yet announced. */
+static struct flow *flow_of_stream(struct tunnel *t, uint32_t id)
+{
+    struct flow *f = flow_new(t->worker, LISTENER_HBONE, t->tag);
+    if (!f)
+        return NULL;
+    f->shape = SHAPE_HBONE;
+    stream_attach(f, t, id);
+    return f;
+}
+
 static bool new_request(struct tunnel *t, uint32_t stream, bool ended)
 {
     struct header_list *list = &t->worker->headers;

@@ -58,6 +58,11 @@ static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *o
     return chosen == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+static struct peer_expected expected(const struct handshake *h)
+{
+    return (struct peer_expected){h->client, h->identity, h->sans, h->n_sans};
+}
+
 /* No certificate of the verified chain is revoked; what is needed to judge it again is kept. */
 static bool still_valid(struct handshake *h, X509_STORE_CTX *store)
 {
@@ -93,7 +98,9 @@ static int verify_peer(X509_STORE_CTX *store, void *argument)
         return 0;
     }
     X509 *leaf = X509_STORE_CTX_get0_cert(store);
-    h->reason = peer_certificate_check(h, leaf);
+    struct peer_expected who = expected(h);
+    free(h->peer_identity);
+    h->reason = peer_certificate_check(&who, leaf, &h->peer_identity, h->detail, sizeof h->detail);
     if (h->reason == REASON_ok && !still_valid(h, store))
         return 0;
     if (h->reason == REASON_ok)
@@ -170,7 +177,8 @@ static void offer_session(struct handshake *h)
 {
     struct session_peer peer = {0};
     SSL_SESSION *session = session_dialled(h->identity->sessions, &h->place, &peer);
-    if (session && peer_certificate_expected(h, peer.identity) && SSL_set_session(h->ssl, session))
+    struct peer_expected who = expected(h);
+    if (session && peer_named(&who, peer.identity) && SSL_set_session(h->ssl, session))
         believe(h, &peer);
     else
         session_peer_free(&peer);

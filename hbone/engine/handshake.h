@@ -16,7 +16,7 @@
 
 enum handshake_state { HANDSHAKE_MORE, HANDSHAKE_DONE, HANDSHAKE_FAILED };
 
-enum { HANDSHAKE_DETAIL = 120, IDENTITY_LARGEST = 2048 };
+enum { HANDSHAKE_DETAIL = 120 };
 
 struct handshake {
     SSL *ssl;

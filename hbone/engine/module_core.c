@@ -1,6 +1,7 @@
 #include "module_core.h"
 
 #include "module_events.h"
+#include "module_object.h"
 #include "module_registry.h"
 #include "module_values.h"
 #include "module_verdicts.h"

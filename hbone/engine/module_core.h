@@ -5,18 +5,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "engine.h"
-
-struct core {
-    PyObject_HEAD
-    struct engine *engine;
-};
-
-static inline struct engine *engine_of(PyObject *self)
-{
-    return ((struct core *)self)->engine;
-}
-
 /* The type; NULL with an exception. */
 PyObject *core_type(void);
 

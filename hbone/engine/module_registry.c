@@ -1,6 +1,6 @@
 #include "module_registry.h"
 
-#include "module_core.h"
+#include "module_object.h"
 #include "module_values.h"
 
 PyObject *core_add_netns(PyObject *self, PyObject *args)

@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "message.h"
-#include "module_core.h"
+#include "module_object.h"
 #include "module_values.h"
 #include "template.h"
 

@@ -63,14 +63,19 @@ size_t spiffe_trust_domain(const char *uri, size_t size)
     return (size_t)(domain_end - domain);
 }
 
-static enum reason refuse(struct handshake *h, enum reason reason, const char *detail)
+struct complaint {
+    char *detail;
+    size_t size;
+};
+
+static enum reason refuse(struct complaint to, enum reason reason, const char *detail)
 {
-    snprintf(h->detail, sizeof h->detail, "%s", detail);
+    snprintf(to.detail, to.size, "%s", detail);
     return reason;
 }
 
 /* A copy of the only URI among the alternative names; NULL with a reason when there is none or several. */
-static char *only_uri(struct handshake *h, X509 *leaf, enum reason *reason)
+static char *only_uri(struct complaint to, X509 *leaf, enum reason *reason)
 {
     GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
     const ASN1_IA5STRING *uri = NULL;
@@ -85,51 +90,51 @@ static char *only_uri(struct handshake *h, X509 *leaf, enum reason *reason)
     }
     *reason = REASON_peer_cert_invalid;
     if (n != 1)
-        refuse(h, *reason, n ? "the peer's certificate has several URI names" : "the peer's certificate has no URI name");
+        refuse(to, *reason, n ? "the peer's certificate has several URI names" : "the peer's certificate has no URI name");
     else if (!spiffe_trust_domain((const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri)))
-        refuse(h, *reason, "the peer's URI name is not a SPIFFE identity");
+        refuse(to, *reason, "the peer's URI name is not a SPIFFE identity");
     else if ((copy = strndup((const char *)ASN1_STRING_get0_data(uri), (size_t)ASN1_STRING_length(uri))))
         *reason = REASON_ok;
     else
-        *reason = refuse(h, REASON_overload, "out of memory");
+        *reason = refuse(to, REASON_overload, "out of memory");
     GENERAL_NAMES_free(names);
     return copy;
 }
 
 /* OpenSSL takes a leaf without extended key usage for one of every purpose; we do not. */
-static enum reason check_purpose(struct handshake *h, X509 *leaf)
+static enum reason check_purpose(struct complaint to, bool client, X509 *leaf)
 {
-    uint32_t wanted = h->client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
+    uint32_t wanted = client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
     if (!(X509_get_extension_flags(leaf) & EXFLAG_XKUSAGE) || !(X509_get_extended_key_usage(leaf) & wanted))
-        return refuse(h, REASON_peer_cert_invalid, "the peer's certificate is not meant for this role");
+        return refuse(to, REASON_peer_cert_invalid, "the peer's certificate is not meant for this role");
     if (X509_get_extension_flags(leaf) & EXFLAG_CA)
-        return refuse(h, REASON_peer_cert_invalid, "the peer's certificate is that of an authority");
+        return refuse(to, REASON_peer_cert_invalid, "the peer's certificate is that of an authority");
     return REASON_ok;
 }
 
-bool peer_certificate_expected(const struct handshake *h, const char *uri)
+bool peer_named(const struct peer_expected *who, const char *uri)
 {
-    const char *san = h->sans;
-    for (size_t i = 0; i < h->n_sans; i++, san += strlen(san) + 1)
-        if (strcmp(san, uri) == 0)
+    const char *name = who->names;
+    for (size_t i = 0; i < who->n_names; i++, name += strlen(name) + 1)
+        if (strcmp(name, uri) == 0)
             return true;
     return false;
 }
 
-enum reason peer_certificate_check(struct handshake *h, X509 *leaf)
+static enum reason check_name(struct complaint to, const struct peer_expected *who, const char *uri)
 {
-    enum reason reason = check_purpose(h, leaf);
-    if (reason != REASON_ok)
-        return reason;
-    free(h->peer_identity);
-    h->peer_identity = only_uri(h, leaf, &reason);
-    if (!h->peer_identity)
-        return reason;
-    const char *uri = h->peer_identity;
-    if (h->client)
-        return peer_certificate_expected(h, uri) ? REASON_ok : refuse(h, REASON_peer_san_mismatch, uri);
     const char *domain = uri + strlen(SCHEME);
-    if (!identity_trusts(h->identity, domain, spiffe_trust_domain(uri, strlen(uri))))
-        return refuse(h, REASON_peer_trust_domain, uri);
+    if (who->client)
+        return peer_named(who, uri) ? REASON_ok : refuse(to, REASON_peer_san_mismatch, uri);
+    if (!identity_trusts(who->identity, domain, spiffe_trust_domain(uri, strlen(uri))))
+        return refuse(to, REASON_peer_trust_domain, uri);
     return REASON_ok;
+}
+
+enum reason peer_certificate_check(const struct peer_expected *who, X509 *leaf, char **uri, char *detail, size_t size)
+{
+    struct complaint to = {detail, size};
+    enum reason reason = check_purpose(to, who->client, leaf);
+    *uri = reason == REASON_ok ? only_uri(to, leaf, &reason) : NULL;
+    return *uri ? check_name(to, who, *uri) : reason;
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import run
+from tests.support import enginelayers
 
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", "-fno-omit-frame-pointer", "-pthread"]
 SANITIZE = "-fsanitize=address,undefined"
@@ -23,6 +24,9 @@ def compile_to(folder: Path, source: Path) -> str:
     out = str(folder / f"{source.stem}.o")
     subprocess.run(["gcc", *FLAGS, SANITIZE, f"-I{run.ENGINE}", "-c", str(source), "-o", out], check=True)
     return out
+
+
+pytestmark = pytest.mark.timeout(600)  # whoever comes first waits for the compiler
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,20 @@ def test_the_core_knows_nothing_of_python(core: tuple[Path, list[str]]) -> None:
     assert not {name for name in wanted if name.lstrip("_").startswith("Py")}
 
 
-@pytest.mark.timeout(600)
+def test_no_object_calls_into_a_higher_layer(core: tuple[Path, list[str]]) -> None:
+    uses = enginelayers.calls(core[1])
+    assert len(uses) > 300, "the symbols were read"
+    assert enginelayers.upward(uses) == []
+    assert enginelayers.circle(uses) == []
+
+
+def test_kept_exceptions_are_still_there(core: tuple[Path, list[str]]) -> None:
+    pairs = {
+        (use.user.removesuffix(".c"), use.used.removesuffix(".c")) for use in enginelayers.calls(core[1])
+    }
+    assert pairs >= set(enginelayers.KEPT_CALLS)
+
+
 def test_engine_check_is_clean_and_leaves_nothing(core: tuple[Path, list[str]]) -> None:
     check(core, "engine_check")
 
