@@ -39,6 +39,8 @@ HOLES: Final = {
     "write_seq": 0x5107A61D,
     "copied_seq": 0x5107A61E,
     "rmem_alloc": 0x5107A61F,
+    "bytes_received": 0x5107A620,
+    "rcvbuf": 0x5107A621,
 }
 ENTRY_POINTS: Final = {
     "connect4": (ProgramType.CGROUP_SOCK_ADDR, AttachType.CONNECT4),

@@ -23,7 +23,9 @@ def offsets() -> dict[str, int]:
         return {
             "write_seq": types.offset("tcp_sock", "write_seq"),
             "copied_seq": types.offset("tcp_sock", "copied_seq"),
+            "bytes_received": types.offset("tcp_sock", "bytes_received"),
             "rmem_alloc": types.offset("sock", "sk_backlog.rmem_alloc"),
+            "rcvbuf": types.offset("sock", "sk_rcvbuf"),
         }
     except (OSError, ValueError, KeyError) as error:
         raise CaptureError(

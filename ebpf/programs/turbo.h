@@ -4,21 +4,33 @@
  *   turbo_joins     sock_ops: puts both sockets of such a connection into `turbo_sockets`
  *   turbo           sk_msg: hands a message to the other socket, or leaves it to TCP
  *
- * A message is handed over only when all bytes that TCP was given before it have been read by the other application
- * (else it would overtake them), and while less than TURBO_QUEUE bytes wait there (the kernel itself sets no limit).
- * Otherwise it goes by TCP, whose flow control holds the sender up.
+ * Each direction begins with messages that are handed over. What waits at the other end may fill half of its receive
+ * buffer (the kernel itself sets no limit); the first message for which there is no room goes by TCP, whose flow control
+ * holds the sender up, and so does everything after it, until the connection ends. There is no way back: a reader that
+ * waits inside tcp_recvmsg() (MSG_WAITALL, SO_RCVLOWAT) looks for more bytes of TCP only. It would never see what is
+ * handed over meanwhile, and would take later bytes of TCP first. The other way round is safe: handed-over bytes are read
+ * before those of TCP, and a call that finds any does not wait for more.
  *
- * The offsets of three members of the kernel's sockets are holes that the loader fills.
+ * A reader may have entered tcp_recvmsg() before its socket joined. That of an accepted socket cannot: accept() waits for
+ * the socket's lock, which is held meanwhile. A client's can, in the moment between the two; so nothing is handed over to
+ * a client whose application has not sent anything yet.
+ *
+ * The offsets of some members of the kernel's sockets are holes that the loader fills.
  */
-#define TURBO_QUEUE (1 << 20)
 #define WRITE_SEQ 0x5107a61d
 #define COPIED_SEQ 0x5107a61e
 #define RMEM_ALLOC 0x5107a61f
+#define BYTES_RECEIVED 0x5107a620
+#define RCVBUF 0x5107a621
+
+/* Instead of the address of the other socket. UNKNOWN: not looked for yet. UNHEARD: the same, of a client from which no
+ * message has come. BY_TCP: not needed any more. */
+enum turbo_peer { UNKNOWN, UNHEARD, BY_TCP };
 
 /* One side of a connection, by its own tuple (from: itself). */
 struct turbo_end {
 	u64 cookie;     /* of the connection */
-	u64 own, peer;  /* addresses of the sockets; peer 0: not known yet */
+	u64 own, peer;  /* addresses of the sockets; peer: or `turbo_peer` */
 	u64 sent;       /* bytes handed over by this side */
 };
 
@@ -59,6 +71,7 @@ int turbo_joins(struct bpf_sock_ops *ctx)
 	end.own = (u64)bpf_skc_to_tcp_sock(sk);
 	if (!end.own)
 		return 1;
+	end.peer = op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? UNHEARD : UNKNOWN;
 	turbo_ends.update(&own, &end);
 	failed = turbo_sockets.sock_hash_update(ctx, &own, BPF_ANY);
 	if (failed) {
@@ -104,44 +117,49 @@ static inline u32 member(u64 sk, u32 offset)
 	return value;
 }
 
-/* The other socket of the connection, once it is there. */
-static inline u64 peer_of(struct turbo_end *end, struct direct_tuple *other)
+/* The other socket, before the first message of this direction. BY_TCP: it has not joined, an application there may be
+ * reading already, or TCP has carried bytes this way. */
+static inline u64 first_look(struct turbo_end *end, struct direct_tuple *other, u32 bytes_received)
 {
-	struct turbo_end *found;
-	u64 peer;
+	struct turbo_end *found = turbo_ends.lookup(other);
+	u64 received = 0;
 
-	if (end->peer)
-		return end->peer;
-	found = turbo_ends.lookup(other);
-	if (!found)
-		return 0;
-	peer = found->own;
-	if (found->cookie != end->cookie)
-		return 0;
-	end->peer = peer;
-	return peer;
+	if (!found || found->cookie != end->cookie)
+		return BY_TCP;
+	if (end->peer == UNHEARD && found->peer == UNKNOWN)
+		return BY_TCP;
+	if (bpf_probe_read_kernel(&received, sizeof(received), (void *)(found->own + bytes_received)) || received)
+		return BY_TCP;
+	return found->own;
+}
+
+static inline int has_room(u64 sk, u32 size, u32 rmem_alloc, u32 rcvbuf)
+{
+	u32 most = member(sk, rcvbuf) / 2, waiting = member(sk, rmem_alloc);
+
+	return size <= most && waiting <= most - size;
 }
 
 int turbo(struct sk_msg_md *msg)
 {
-	volatile u32 write_seq = WRITE_SEQ, copied_seq = COPIED_SEQ, rmem_alloc = RMEM_ALLOC;
+	volatile u32 write_seq = WRITE_SEQ, copied_seq = COPIED_SEQ, rmem_alloc = RMEM_ALLOC, rcvbuf = RCVBUF;
+	volatile u32 bytes_received = BYTES_RECEIVED;
 	struct direct_tuple own = {}, other = {};
 	struct turbo_end *end;
 	u32 size = READ(msg->size);
-	int verdict;
-	u64 peer;
 
 	tuple_of(msg, &own, 0);
 	end = turbo_ends.lookup(&own);
-	if (!end)
+	if (!end || end->peer == BY_TCP)
 		return SK_PASS;
 	reverse(&own, &other);
-	peer = peer_of(end, &other);
-	if (!peer || member(end->own, write_seq) != member(peer, copied_seq) ||
-	    member(peer, rmem_alloc) + size > TURBO_QUEUE)
-		return SK_PASS;
-	verdict = turbo_sockets.msg_redirect_hash(msg, &other, BPF_F_INGRESS);
-	if (verdict == SK_PASS)
+	if (end->peer == UNKNOWN || end->peer == UNHEARD)
+		end->peer = first_look(end, &other, bytes_received);
+	if (end->peer != BY_TCP && member(end->own, write_seq) == member(end->peer, copied_seq) &&
+	    has_room(end->peer, size, rmem_alloc, rcvbuf) &&
+	    turbo_sockets.msg_redirect_hash(msg, &other, BPF_F_INGRESS) == SK_PASS)
 		end->sent += size;
+	else
+		end->peer = BY_TCP;
 	return SK_PASS;
 }

@@ -117,12 +117,16 @@ void send_all(int fd, const void *data, size_t length) {
     }
 }
 
+/* A blocking socket may say EAGAIN, and MSG_WAITALL get less, where sk_msg accelerates: docs/direct-path.md. */
 void receive_all(int fd, void *data, size_t length) {
-    ssize_t n = recv(fd, data, length, MSG_WAITALL);
-    if (n < 0)
-        fail("recv: %s", strerror(errno));
-    if ((size_t)n != length)
-        fail("recv: the connection ended after %zd of %zu bytes", n, length);
+    for (size_t got = 0; got < length;) {
+        ssize_t n = recv(fd, (char *)data + got, length - got, MSG_WAITALL);
+        if (n < 0 && errno != EAGAIN)
+            fail("recv: %s", strerror(errno));
+        if (n == 0)
+            fail("recv: the connection ended after %zu of %zu bytes", got, length);
+        got += n > 0 ? (size_t)n : 0;
+    }
 }
 
 void preface(unsigned char out[PREFACE], char mode, uint32_t size) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import pickle
 import random
@@ -16,6 +17,7 @@ import select
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -207,6 +209,14 @@ def drop_held(name: str) -> None:
     _held.pop(name).close()
 
 
+def drop_all() -> list[str]:
+    """Close all that is kept; their names."""
+    names = list(_held)
+    for name in names:
+        drop_held(name)
+    return names
+
+
 def push_and_pull(name: str, size: int) -> int:
     """Send so many bytes over a kept connection and read as many; how many came back."""
     made, sent, got = _held[name], 0, 0
@@ -270,9 +280,9 @@ def _answer(accepted: socket.socket, tag: str) -> None:
 _PATTERN = random.Random(1).randbytes(1 << 16).replace(b"?", b"!") * 6
 
 
-def pour(name: str, seed: int, size: int) -> int:
-    """Send so many bytes over a kept connection in pieces of all sizes, now and then without reading; how many came back
-    until the first that is wrong."""
+def pour(name: str, seed: int, size: int, finish: bool = False) -> int:
+    """Send so many bytes over a kept connection in pieces of all sizes, now and then without reading, and if asked to then
+    say that this was all; how many came back until the first that is wrong, or the end."""
     made, sent, got, dice = _held[name], 0, 0, random.Random(seed)
     made.setblocking(False)
     while got < size:
@@ -282,13 +292,73 @@ def pour(name: str, seed: int, size: int) -> int:
         if writable:
             piece = min(dice.choice((1, 7, 1000, 4096, 65536, 250_000)), size - sent)
             sent += made.send(_PATTERN[sent & 0xFFFF :][:piece])
+            if finish and sent == size:
+                made.shutdown(socket.SHUT_WR)
         if readable and dice.random() < 0.7:
             data = made.recv(dice.choice((1, 50, 3000, 65536, 250_000)))
-            if data != _PATTERN[got & 0xFFFF :][: len(data)]:
+            if not data or data != _PATTERN[got & 0xFFFF :][: len(data)]:
                 break
             got += len(data)
     made.settimeout(TIMEOUT)
     return got
+
+
+Reader = Callable[[socket.socket, int], bytes]
+READERS: dict[str, Reader] = {
+    "all": lambda made, size: made.recv(size, socket.MSG_WAITALL),
+    "least": lambda made, size: made.recv(size),
+    "peek": lambda made, size: made.recv(len(made.recv(size, socket.MSG_PEEK))),
+}
+"""How an application reads: all that it asks for; the same by SO_RCVLOWAT; having looked before."""
+
+
+def _patient(made: socket.socket, how: str, size: int) -> None:
+    """For a reader: blocking in the kernel, which gives up in the end."""
+    made.setblocking(True)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("=qq", int(TIMEOUT), 0))
+    if how == "least":
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+
+def serve_readers(port: int, how: str, size: int) -> None:
+    """Answer on a port, here in the pod, with the same bytes, which are read in this way."""
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+
+    def answer(accepted: socket.socket) -> None:
+        with accepted:
+            _patient(accepted, how, size)
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    data = READERS[how](accepted, size)
+                    if not data:
+                        return
+                    accepted.sendall(data)
+
+    def accept() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def read_in(name: str, how: str, size: int, least: int) -> int:
+    """Read so many bytes of what `stuff` sent from a kept connection, in this way; how many came until the first that is
+    wrong or long in coming."""
+    made, got = _held[name], 0
+    _patient(made, how, size)
+    while got < least:
+        began, data = time.monotonic(), b""
+        with contextlib.suppress(BlockingIOError):
+            data = READERS[how](made, size)
+        if data != _PATTERN[got & 0xFFFF :][: len(data)] or time.monotonic() - began > TIMEOUT - 1:
+            break
+        got += len(data)
+    return got
+
+
+def unread_by_tcp(name: str) -> int:
+    """Bytes sent over a kept connection that the other end's TCP has not acknowledged."""
+    return int(struct.unpack("=i", fcntl.ioctl(_held[name], termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def stuff(name: str, at: int, most: int) -> int:
@@ -301,6 +371,11 @@ def stuff(name: str, at: int, most: int) -> int:
             sent += made.send(_PATTERN[(at + sent) & 0xFFFF :][:65536])
     made.settimeout(TIMEOUT)
     return sent
+
+
+def say(name: str, at: int, size: int) -> None:
+    """Send so many bytes of what `stuff` sends, which follow the first `at`, over a kept connection."""
+    _held[name].sendall(_PATTERN[at & 0xFFFF :][:size])
 
 
 _listening: list[socket.socket] = []

@@ -1,4 +1,7 @@
-"""Acceleration of direct connections: order, back-pressure, ends, revocation, exact bytes; and what is not accelerated."""
+"""Acceleration of direct connections: order, back-pressure, ends, revocation, exact bytes; and what is not accelerated.
+
+`AMBIENT_TEST_STREAMS=N`: so many connections of each kind in `test_every_kind_of_reader_gets_every_byte` (with `--timeout 0`).
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from ebpf.errors import CaptureError
 from ebpf.pairs import Backend, PairKey, What
 from tests.netns.capture import apps
 from tests.netns.capture.apps import MPTCP, Dial
-from tests.netns.capture.lab import Lab, wait_for
+from tests.netns.capture.lab import Lab, sh, wait_for
 from tests.netns.direct.bench import PORT, VIPS, Bench, end, versions
 
 pytestmark = pytest.mark.root
 
 IDLE_PORT = 7071
+READER_PORTS = {"all": 7072, "least": 7073, "peek": 7074}
+PIECE = 3000
+STREAMS = int(os.environ.get("AMBIENT_TEST_STREAMS", "2"))
 TOO_MUCH = 64 << 20
 
 
@@ -27,6 +33,8 @@ TOO_MUCH = 64 << 20
 def ready(made: Bench) -> Bench:
     made.capture.direct.turbo.enable()
     made.server.call(apps.listen_only, IDLE_PORT)
+    for how, port in READER_PORTS.items():
+        made.server.call(apps.serve_readers, port, how, PIECE)
     return made
 
 
@@ -35,13 +43,41 @@ def fast(ready: Bench, bench: Bench) -> Iterator[Bench]:
     """Pairs that are accelerated; nothing is left over when their connections have ended."""
     found = ready.pairs(turbo=True)
     for version in (4, 6):
-        idle = end(ready.own(version)[0], IDLE_PORT)
-        found[PairKey(ready.source.slot, idle)] = Backend(ready.target.slot, idle, turbo=True)
+        for port in (IDLE_PORT, *READER_PORTS.values()):
+            to = end(ready.own(version)[0], port)
+            found[PairKey(ready.source.slot, to)] = Backend(ready.target.slot, to, turbo=True)
     ready.capture.direct.set_pairs(found)
     yield ready
+    let_go(ready)
     maps = ready.capture._kernel.maps
     for name in ("turbo_ends", "turbo_sockets"):
         wait_for(lambda name=name: not list(bpf.map_keys(maps[name], pairs.TUPLE_SIZE)), f"{name} is empty")
+
+
+def queues(bench: Bench, pod: int, which: str) -> str:
+    """What waits in the pod's TCP sockets: `r` of skmem counts what was handed over, too."""
+    return sh(f"ip netns exec {bench.lab.pods[pod].name} ss -Htinm {which}")
+
+
+def let_go(bench: Bench) -> None:
+    """What a test that failed has left open: say where its bytes are, and close it."""
+    over = dict(bench.capture.direct.turbo.handed_over())
+    state = "".join(queues(bench, pod, "state connected") for pod in (0, 1)) if over else ""
+    if left := [*bench.client.call(apps.drop_all), *bench.server.call(apps.drop_all)]:
+        print(f"left open: {left}; handed over: {over}\n{state}")
+
+
+def hold(bench: Bench, name: str, dial: Dial) -> None:
+    """Connect, and keep the connection. Both its sockets have joined: what is sent before goes by TCP, and all after it."""
+    before = joined(bench)
+    bench.client.call(apps.hold_silent, name, dial)
+    wait_for(lambda: joined(bench) == before + 2, "both sockets have joined")
+
+
+def hold_and_ask(bench: Bench, name: str, dial: Dial) -> None:
+    """The same, and ask once."""
+    hold(bench, name, dial)
+    assert bench.client.call(apps.ask_held, name).tag == "app"
 
 
 def joined(bench: Bench) -> int:
@@ -63,12 +99,9 @@ def sent(bench: Bench) -> tuple[int, int]:
 @versions
 @pytest.mark.parametrize("to", ["pod", "service"])
 def test_messages_go_from_socket_to_socket_and_every_byte_is_told(fast: Bench, version: int, to: str) -> None:
-    before = joined(fast)
-    dial = Dial(fast.own(version) if to == "pod" else (VIPS[version], 80))
-    fast.client.call(apps.hold_silent, "live", dial)
+    hold(fast, "live", Dial(fast.own(version) if to == "pod" else (VIPS[version], 80)))
     for _ in range(10):
         assert fast.client.call(apps.push_and_pull, "live", 100) == 100
-    assert joined(fast) == before + 2
     assert all(number > 500 for number in handed_over(fast))
     fast.client.call(apps.drop_held, "live")
     assert sent(fast) == (1000, 1000)
@@ -78,15 +111,44 @@ def test_messages_go_from_socket_to_socket_and_every_byte_is_told(fast: Bench, v
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_byte_comes_in_order(fast: Bench, version: int, seed: int) -> None:
     size = 10_000_000
-    fast.client.call(apps.hold_silent, "bulk", Dial(fast.own(version)))
+    hold(fast, "bulk", Dial(fast.own(version)))
     assert fast.client.call(apps.pour, "bulk", seed, size) == size
-    assert 0 < handed_over(fast)[0] < size
+    assert handed_over(fast)[0] > 0
     fast.client.call(apps.drop_held, "bulk")
     assert sent(fast) == (size, size)
 
 
+@pytest.mark.parametrize("how", READER_PORTS)
+def test_every_kind_of_reader_gets_every_byte(fast: Bench, how: str) -> None:
+    size = 3_000_000
+    for seed in range(STREAMS):
+        version = (4, 6)[seed % 2]
+        fast.client.call(apps.hold_silent, "streamed", Dial((fast.own(version)[0], READER_PORTS[how])))
+        assert fast.client.call(apps.pour, "streamed", seed, size, True) == size
+        fast.client.call(apps.drop_held, "streamed")
+        assert sent(fast) == (size, size)
+
+
+def test_reader_that_waits_for_more_than_has_come_gets_it(fast: Bench) -> None:
+    hold(fast, "more", Dial((fast.own(4)[0], IDLE_PORT)))
+    fast.server.call(apps.accept_held, "reader")
+    size = fast.client.call(apps.stuff, "more", 0, TOO_MUCH)
+    assert 0 < handed_over(fast)[0] < size
+    reader = fast.server.start(apps.read_in, "reader", "all", PIECE, size + 2)
+    # The kernel asks the verdict for the second of these only: it keeps the one for a message that found no room.
+    for at, more in ((size, 1), (size + 1, PIECE)):
+        wait_for(lambda: not fast.client.call(apps.unread_by_tcp, "more"), "TCP has carried all")
+        wait_for(lambda: "(r0," in queues(fast, 1, f"state established sport = :{IDLE_PORT}"), "all is read")
+        fast.client.call(apps.say, "more", at, more)
+    ok, got = reader()
+    assert ok, got
+    assert size + 1 < got <= size + 1 + PIECE
+    fast.client.call(apps.drop_held, "more")
+    fast.server.call(apps.drop_held, "reader")
+
+
 def test_writer_is_held_up_when_its_reader_stops_and_nothing_is_lost(fast: Bench) -> None:
-    fast.client.call(apps.hold_silent, "stuffed", Dial((fast.own(4)[0], IDLE_PORT)))
+    hold(fast, "stuffed", Dial((fast.own(4)[0], IDLE_PORT)))
     fast.server.call(apps.accept_held, "reader")
     total = 0
     for _ in range(3):
@@ -101,8 +163,9 @@ def test_writer_is_held_up_when_its_reader_stops_and_nothing_is_lost(fast: Bench
 
 
 def test_bytes_of_a_server_that_never_closes_are_known_from_the_client(fast: Bench) -> None:
-    fast.client.call(apps.hold, "short", Dial(fast.own(4)))
-    assert fast.client.call(apps.ask_held, "short").tag == "app"
+    hold(fast, "short", Dial(fast.own(4)))
+    for _ in range(2):
+        assert fast.client.call(apps.ask_held, "short").tag == "app"
     (live,) = fast.capture.direct.live()
     told = sum(fast.capture.direct.turbo.handed_over()[live.cookie].values())
     fast.client.call(apps.drop_held, "short")
@@ -149,7 +212,7 @@ def test_pod_that_left_keeps_its_accelerated_connections(fast: Bench) -> None:
     third = capture.enrol(lab.pods[2].network())
     backend = Backend(third.slot, end(lab.pods[2].v4, PORT), turbo=True)
     capture.direct.set_pairs({PairKey(fast.source.slot, backend.address): backend})
-    fast.client.call(apps.hold, "open", Dial((lab.pods[2].v4, PORT)))
+    hold_and_ask(fast, "open", Dial((lab.pods[2].v4, PORT)))
     assert capture.withdraw(third) is True
     before = handed_over(fast)[0]
     assert fast.client.call(apps.ask_held, "open").tag == "app"
@@ -159,7 +222,7 @@ def test_pod_that_left_keeps_its_accelerated_connections(fast: Bench) -> None:
 
 
 def test_new_agent_goes_on_with_what_is_accelerated(lab: Lab, fast: Bench) -> None:
-    fast.client.call(apps.hold, "long", Dial(fast.own(4)))
+    hold_and_ask(fast, "long", Dial(fast.own(4)))
     before = handed_over(fast)[0]
     second = Capture.open(
         cgroup=lab.cgroup, pin_dir=lab.pin_dir, agent_pid=os.getpid(), cache_dir=lab.cache_dir
@@ -184,7 +247,7 @@ def test_new_agent_goes_on_with_what_is_accelerated(lab: Lab, fast: Bench) -> No
 
 
 def test_switched_off_nothing_new_is_accelerated_and_what_is_goes_on(fast: Bench) -> None:
-    fast.client.call(apps.hold, "long", Dial(fast.own(4)))
+    hold_and_ask(fast, "long", Dial(fast.own(4)))
     fast.capture._kernel.detach_turbo()
     try:
         before, joins = handed_over(fast)[0], joined(fast)
@@ -211,7 +274,7 @@ def test_multipath_tcp_is_not_accelerated(fast: Bench) -> None:
     fast.events(What.ENDED)
 
 
-@pytest.mark.parametrize("member", ["write_seq", "copied_seq", "rmem_alloc"])
+@pytest.mark.parametrize("member", ["write_seq", "copied_seq", "bytes_received", "rmem_alloc"])
 def test_self_test_refuses_a_kernel_that_it_misreads(fast: Bench, tmp_path: Path, member: str) -> None:
     found = turbo.offsets()
     found[member] += 8
