@@ -17,14 +17,17 @@ def _blocks(*blocks: bytes) -> bytes:
 
 
 def hpack() -> list[bytes]:
-    """Blocks of an encoder with a dynamic table, and of one without."""
+    """Blocks of an encoder with a dynamic table, once with more text than it holds, and of one without."""
     encoder = Encoder()
     fields = [(":method", "CONNECT"), (":authority", AUTHORITY), ("baggage", "k8s.namespace.name=default")]
     indexed = [encoder.encode(fields) for _ in range(3)]
+    around = Encoder()
+    turns = [[("x-a", f"{n:02}" * 140) for n in range(3 * i, 3 * i + 6)] for i in range(8)]
     resized = Encoder()
     resized.header_table_size = 0
     return [
         _blocks(*indexed),
+        _blocks(*(around.encode(turn) for turn in turns)),
         _blocks(frames.connect_block(AUTHORITY, ("x", "y" * 300))),
         _blocks(resized.encode(fields, huffman=False)),
         _blocks(b"\x3f\xe1\x1f" + indexed[0], b"\x20" + frames.literals(("a", "b"))),
@@ -80,6 +83,7 @@ def sessions(*, server: bool) -> list[bytes]:
     ]
 
 
+RECORD, ROUND = 1, 14
 DATA, TIME, PEER, WRITE, READ, END, VERDICT, CONNECT, DRAIN = (
     0,
     3,
@@ -102,7 +106,12 @@ def frames_() -> list[bytes]:
     deliver, tunnel, refuse = bytes([VERDICT, 10]), bytes([VERDICT, 100]), bytes([VERDICT, 250])
     app = bytes([WRITE, 0, 3, READ, 0, PEER, END, 0, PEER])
     found = []
+    key_update = bytes([RECORD, 22, 0, 5, 24, 0, 0, 1, 1])  # asks for one in return, while our socket is full
+    full = (
+        bytes([WRITE, 0, 255, ROUND]) * 3 + key_update + bytes([WRITE, 0, 3, PEER, PEER, PEER]) + key_update
+    )
     for octets in sessions(server=True):
+        found.append(b"\0" + _data(octets) + deliver + full)
         at = octets.index(frames.PREFACE) + len(frames.PREFACE) + 30
         found.append(b"\0" + _data(octets[:at]) + deliver + _data(octets[at:]) + deliver + app)
         found.append(b"\0" + b"".join(_data(octets[i : i + 7]) for i in range(0, len(octets), 7)) + refuse)

@@ -287,3 +287,38 @@ def test_cut_connection_is_a_connect_error(arena: Arena) -> None:
     arena.host.engine("cut", token, arena.host.reasons.index("policy_changed"))
     peer.expect_rst(stream, Code.CONNECT_ERROR)
     wait_until(lambda: arena.endings() == {"policy_changed": 1}, "the flow's end")
+
+
+def test_whole_answer_stays_whole_when_the_server_wants_no_more(arena: Arena) -> None:
+    """RST_STREAM with NO_ERROR behind END_STREAM asks for no more of the request (RFC 9113 8.1)."""
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    peer = arena.accept(server)
+    peer.start()
+    stream = peer.expect(Type.HEADERS).stream
+    answer = frames.headers(stream, literals((":status", "200"))) + frames.data(
+        stream, b"all of it", end=True
+    )
+    peer.send(answer, frames.rst(stream, Code.NO_ERROR))
+    assert receive_all(app) == b"all of it"
+
+
+def receive_all(app: socket.socket) -> bytes:
+    """Up to an end in order."""
+    found = b""
+    while got := app.recv(100):
+        found += got
+    return found
+
+
+def test_part_of_an_answer_is_none_whatever_the_reset_says(arena: Arena) -> None:
+    server = arena.evil_server()
+    app = arena.app(arena.outbound(server))
+    peer = arena.accept(server)
+    peer.start()
+    stream = peer.expect(Type.HEADERS).stream
+    answer = frames.headers(stream, literals((":status", "200"))) + frames.data(stream, b"a part")
+    peer.send(answer, frames.rst(stream, Code.NO_ERROR))
+    with pytest.raises(ConnectionResetError):
+        receive_all(app)
+    arena.ended_by({"peer_reset"})
