@@ -75,7 +75,8 @@ def environment(built: str = "", *, reports: Path | None = None) -> dict[str, st
         **os.environ,
         "AMBIENT_ENGINE_EXTENSION": built or str(extension(wanted)),
         "LD_PRELOAD": library.stdout.strip(),
-        "ASAN_OPTIONS": f"detect_leaks=1:leak_check_at_exit=0:abort_on_error=1{to}",
+        # two frames: a suppression that names the interpreter must not hold for what the interpreter called
+        "ASAN_OPTIONS": f"detect_leaks=1:leak_check_at_exit=0:abort_on_error=1:malloc_context_size=2{to}",
         "LSAN_OPTIONS": f"suppressions={Path(__file__).with_name('lsan.supp')}:print_suppressions=0",
         "UBSAN_OPTIONS": f"print_stacktrace=1:halt_on_error=1{to}",
         "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66{to}",
