@@ -170,6 +170,10 @@ class Direct:
         """Records (`pairs.RECORD`) of connections that have ended, in order, at most so many at a time."""
         return self._ring.take(limit) if self._ring is not None else b""
 
+    def take_waiting(self, at_once: int = 1024) -> Iterator[bytes]:
+        """Records of all connections that have ended until now, in order, as `take` gives them."""
+        return self._ring.take_waiting(at_once) if self._ring is not None else iter(())
+
     def look(self, known: Container[int]) -> Look:
         """All connections that have not ended, but for those whose cookie is known; and the records of those for which
         there was no room among the others, or whose server has not closed for `SERVER_WAIT` after its client."""

@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,16 @@ class Ring:
     def waiting(self) -> int:
         """About how many bytes are in it."""
         return self._produced[0] - self._consumed[0]
+
+    def take_waiting(self, limit: int) -> Iterator[bytes]:
+        """All records that wait now, by pieces as `take` gives them. Of those that are written meanwhile only what the last
+        piece has room for: a reader that gets little time comes to an end, too."""
+        end = self._consumed[0] + self.waiting
+        while (position := self._consumed[0]) < end:
+            if records := self.take(limit):
+                yield records
+            if self._consumed[0] == position:
+                return  # another agent reads, or the oldest is still being written
 
     def take(self, limit: int) -> bytes:
         """The oldest records that are complete, at most so many, each with its header before it; taken out."""

@@ -266,7 +266,7 @@ class Keeper:
             self._direct.forget(connection)
 
     def _take(self) -> None:
-        while records := self._direct.take():
+        for records in self._direct.take_waiting():  # not what comes meanwhile: the lease has its turn
             self._handle(records)
         self.live.end_denied()
 
