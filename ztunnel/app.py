@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from ebpf.capture import Capture
+from ebpf.errors import CaptureError, CaptureReason
 from ebpf.fdstore import FdStore
 from hbone.engine import Engine
 from ztunnel import pages, parts
@@ -42,11 +43,24 @@ def check_capabilities() -> None:
         )
 
 
+def check_alone(config: Config) -> None:
+    """Raise CaptureError if another agent works with the same pins, and is not to be succeeded: each would release the
+    other's pods. Where PID namespaces hide which processes live, nobody can tell."""
+    others = [] if config.takeover else Capture.agents_at_work(config.pin_dir, certain=True)
+    if others:
+        raise CaptureError(
+            CaptureReason.AGENT_AT_WORK,
+            f"an agent captures with {config.pin_dir} (process {', '.join(map(str, others))})",
+            "give this one an AMBIENT_PIN_DIR and AMBIENT_CGROUP of its own, or AMBIENT_TAKEOVER=true to succeed that one",
+        )
+
+
 async def run(config: Config, writer: LineWriter, version: str) -> None:
     """Start the agent and stay until it is told to leave; raises StartError, CaptureError or BindError."""
     began = datetime.now(UTC)
     check_capabilities()
     listeners = pages.open_ports(config)
+    check_alone(config)
     opening = functools.partial(
         Capture.open,
         cgroup=cgroup_of(config),

@@ -12,13 +12,17 @@ from ebpf import bpf, loader, maps
 from ebpf.loader import Kernel
 from ebpf.skew import OtherLayouts
 
+_ENDED: Final = ("Z", "X")
 SEEN: Final = 15
 """Seconds after the last `renew` for which an agent counts as there."""
 
 
-def at_work(pin_dir: Path) -> list[int]:
-    """Processes of agents of any layout version that are there now, as the kernel's programs see them. OSError."""
+def at_work(pin_dir: Path, *, certain: bool = False) -> list[int]:
+    """Processes of agents of any layout version that are there now, as the kernel's programs see them. One that was
+    killed lately may be among them where this process has a PID namespace of its own; `certain`: then none. OSError."""
     same_view = loader.own_process() == os.getpid()
+    if certain and not same_view:
+        return []
     found: list[int] = []
     for key, value in OtherLayouts(pin_dir / "none").agents().items():
         process, last = (int.from_bytes(each, sys.byteorder) for each in (key, value))
@@ -108,9 +112,10 @@ def _is_still(process: int, last: int) -> bool:
 
 
 def _began(pid: int) -> float | None:
-    """When a process was started, in seconds since boot; None if it is gone. Source: proc(5), stat, field 22."""
+    """When a process was started, in seconds since boot; None if it is gone. Source: proc(5), stat, fields 3 and 22."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in _ENDED else int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -253,9 +253,10 @@ class Capture:
         self._kernel.close()
 
     @staticmethod
-    def agents_at_work(pin_dir: Path) -> list[int]:
-        """Processes of agents of any layout version that capture by what is pinned here. OSError."""
-        return at_work(pin_dir)
+    def agents_at_work(pin_dir: Path, *, certain: bool = False) -> list[int]:
+        """Processes of agents of any layout version that capture by what is pinned here. One that was killed lately may
+        be among them where PID namespaces hide who lives; `certain`: then none. OSError."""
+        return at_work(pin_dir, certain=certain)
 
     @staticmethod
     def cleanup(cgroup: Path | None, pin_dir: Path) -> list[str]:

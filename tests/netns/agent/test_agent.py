@@ -174,25 +174,22 @@ def test_a_killed_agent_comes_back_and_pods_stay_captured(agents: AgentMesh) -> 
     assert entry["dst.addr"].endswith(":15008")
 
 
-def test_cleanup_leaves_a_node_alone_on_which_an_agent_is_at_work(agents: AgentMesh) -> None:
+@pytest.mark.parametrize("command", ["cleanup", "proxy"])
+def test_another_process_leaves_a_node_alone_on_which_an_agent_is_at_work(
+    agents: AgentMesh, command: str
+) -> None:
+    """Neither takes everything away nor takes part, with ports of its own but the same pins."""
     through_tunnel(agents)
     process = agents.mesh.status()["nodes"]["n1"]["agent"]["pid"]
-    settings = Path(f"/proc/{process}/environ").read_text().rstrip("\0").split("\0")
-    command = [
-        "nsenter",
-        "-t",
-        str(process),
-        "-n",
-        "env",
-        *settings,
-        sys.executable,
-        "-m",
-        "ztunnel",
-        "cleanup",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environ = Path(f"/proc/{process}/environ").read_text().rstrip("\0").split("\0")
+    ports = ["STATS_PORT=0", "READINESS_PORT=0", "ADMIN_PORT=0"]
+    start = ["nsenter", "-t", str(process), "-n", "env", *environ, *ports, "AMBIENT_TAKEOVER=false"]
+    done = subprocess.run(
+        [*start, sys.executable, "-m", "ztunnel", command], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"ztunnel: agent_at_work: an agent captures here (process {process})")
+    assert done.stderr.startswith("ztunnel: agent_at_work: an agent captures ")
+    assert f"(process {process})" in done.stderr
     through_tunnel(agents)
 
 
