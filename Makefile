@@ -70,7 +70,8 @@ demo: $(VENV)/.installed ## two nodes, real traffic, ten checks (KEEP=1 leaves t
 
 test: $(VENV)/.tested ## all tests (ARGS=... goes to pytest)
 	$(call say,Tests)
-	@$(SUDO) $(BIN)/python -m pytest --reruns 1 -r aR $(ARGS)
+	@$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--reruns 1 --rerun-show-tracebacks -r aR $(ARGS)
 
 lint: $(VENV)/.tested ## ruff, mypy --strict, import layers, generated code
 	$(call say,ruff)

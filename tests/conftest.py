@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.support import sanitized  # noqa: E402  (the tree has to be found fir
 from tests.support.needs import NEEDS  # noqa: E402
 
 LEFT_OUT = pytest.StashKey[Counter[tuple[str, str]]]()
+TOLD = "left_out"  # what a worker of pytest-xdist tells of it
 
 
 def pytest_configure() -> None:
@@ -51,6 +53,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = kept
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells what it left out."""
+    told = _told(session.config)
+    if told is not None:
+        told[TOLD] = [[*key, count] for key, count in session.config.stash.get(LEFT_OUT, Counter()).items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All workers collect the same tests: what the last one tells is what was left out."""
+    told = getattr(node, "workeroutput", {}).get(TOLD, ())
+    node.config.stash[LEFT_OUT] = Counter({(marker, why): count for marker, why, count in told})
+
+
+def _told(config: pytest.Config) -> dict[str, Any] | None:
+    """What a worker tells at its end; None outside of one."""
+    return getattr(config, "workeroutput", None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -44,11 +44,12 @@ def _build(name: str, wanted: str, wrapper: Path | None = None) -> Path:
     newest = max(path.stat().st_mtime for path in [*sources, *ENGINE.glob("*.h")])
     if not out.exists() or out.stat().st_mtime < newest:
         out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = out.with_suffix(f".{os.getpid()}")  # another process of the run may be at it, too
         flags = [
             "-std=gnu11",
             "-D_GNU_SOURCE",
             "-g",
-            "-O1",
+            "-O1" if wanted else "-O0",
             "-fno-omit-frame-pointer",
             "-fPIC",
             "-shared",
@@ -57,8 +58,9 @@ def _build(name: str, wanted: str, wrapper: Path | None = None) -> Path:
             *(["-Wl,--wrap=h2_control"] if wrapper else []),
         ]
         include = [f"-I{sysconfig.get_paths()['include']}", f"-I{ENGINE}"]
-        command = ["gcc", *flags, *include, *map(str, sources), "-o", str(out)]
+        command = ["gcc", *flags, *include, *map(str, sources), "-o", str(fresh)]
         subprocess.run([*command, "-lssl", "-lcrypto"], check=True)
+        fresh.replace(out)
     return out
 
 

@@ -43,7 +43,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
 
 def fetch(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -92,7 +92,7 @@ async def serving(server: ApiServer, folder: Path, *arguments: str) -> AsyncIter
         yield one
     finally:
         one.process.terminate()
-        with trio.move_on_after(10, shield=True):
+        with trio.move_on_after(60, shield=True):
             await one.process.wait()
     assert one.process.returncode == 0, one.log
     assert "Traceback" not in one.log, one.log
