@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address
 
 from daemonset.demo import policies
@@ -171,11 +172,8 @@ class Checks:
         """both access logs name the SPIFFE identities"""
         expected = {"src.identity": SPIFFE + "client", "dst.identity": SPIFFE + "web"}
         for node, direction in (("n1", "outbound"), ("n2", "inbound")):
-            self.entry(
-                node,
-                f"{direction} with both identities",
-                lambda e, d=direction: e.get("direction") == d and expected.items() <= e.items(),  # type: ignore[misc]
-            )
+            wanted = {**expected, "direction": direction}
+            self.entry(node, f"{direction} with both identities", partial(_has, wanted))
         return f"{expected['src.identity']} -> {expected['dst.identity']} on n1 (outbound) and n2 (inbound)"
 
     def strict_refuses_plaintext(self) -> str:
@@ -357,6 +355,10 @@ class Checks:
         wait_for("no rules are left in the pod once the session has ended", restored)
         went_on = f"session on port {session.port} went on ({before} -> {session.echoed} lines)"
         return f"HTTP {code}, readable on the link again; {went_on}; no rules left in the pods"
+
+
+def _has(wanted: Mapping[str, str], entry: Mapping[str, str]) -> bool:
+    return wanted.items() <= entry.items()
 
 
 ORDER: tuple[Callable[[Checks], str], ...] = (

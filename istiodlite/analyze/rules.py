@@ -77,7 +77,7 @@ def _inside(text: str, blocks: Iterable[str]) -> bool:
     inner = ipaddress.ip_network(text, strict=False)
     for block in blocks:
         outer = ipaddress.ip_network(block, strict=False)
-        if inner.version == outer.version and inner.subnet_of(outer):  # type: ignore[arg-type]
+        if inner.prefixlen >= outer.prefixlen and inner.network_address in outer:
             return True
     return False
 

@@ -57,8 +57,9 @@ def applied(view: View, namespace: str, labels: Mapping[str, str]) -> list[str]:
     return [f"{view.config.root_namespace}/{STATIC_STRICT}"] if strict else []
 
 
-def _no_identity(**fields: Iterable[int]) -> pb.Match:
-    match = pb.Match(**fields)  # type: ignore[arg-type]
+def _no_identity(*ports: int) -> pb.Match:
+    """Whoever has none, at these ports or, without any, at all."""
+    match = pb.Match(destination_ports=ports)
     match.not_principals.add().presence.SetInParent()
     return match
 
@@ -95,7 +96,7 @@ def convert(view: View, one: PeerAuthentication) -> Resource | None:
             rules.append(pb.Rules(matches=[_no_identity()]))
         groups = [pb.Group(rules=rules)]
     else:
-        matches = (_no_identity(destination_ports=[port]) for port in ports)
+        matches = (_no_identity(port) for port in ports)
         groups = [pb.Group(rules=[pb.Rules(matches=[match])]) for match in matches]
     policy = pb.Authorization(
         name=CONVERTED_PREFIX + one.meta.name,

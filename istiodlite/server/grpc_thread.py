@@ -35,7 +35,7 @@ _OPTIONS: list[tuple[str, int]] = [
 _STOP_GRACE = 1.0
 
 
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     def __init__(self, handlers: Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]) -> None:
         self._handlers = handlers
 
