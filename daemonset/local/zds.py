@@ -162,8 +162,9 @@ class Session:
     def _del(self, uid: str) -> Request:
         self._told.pop(uid, None)
         self._outstanding = Removed(uid, "")
-        payload = {"del": zds_pb2.DelWorkload(uid=uid)}  # `del` is a keyword of Python
-        return Request(zds_pb2.WorkloadRequest(**payload).SerializeToString())  # type: ignore[arg-type]
+        request = zds_pb2.WorkloadRequest()
+        getattr(request, "del").uid = uid  # a keyword of Python
+        return Request(request.SerializeToString())
 
 
 def _capture(settings: CaptureSettings) -> zds_pb2.PodCapture:

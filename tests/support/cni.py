@@ -106,8 +106,8 @@ class CniAgent:
 
     def delete(self, uid: str) -> list[str | None]:
         del self.pods[uid]
-        payload = {"del": zds_pb2.DelWorkload(uid=uid)}  # `del` is a keyword of Python
-        request = zds_pb2.WorkloadRequest(**payload)  # type: ignore[arg-type]
+        request = zds_pb2.WorkloadRequest()
+        getattr(request, "del").uid = uid  # a keyword of Python
         return [connection.ask(request) for connection in self.connections]
 
     def close(self) -> None:
