@@ -9,7 +9,8 @@ import pytest
 
 from ebpf.capture import Capture, EnrolledPod
 from ebpf.variants import Choice, Variant
-from tests.netns.capture.lab import App, Lab
+from tests.netns.capture.lab import App, Lab, Pod
+from tests.netns.capture.opening import open_capture
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,22 @@ def neighbour(lab: Lab, enrolled: EnrolledPod) -> App:
 def host(lab: Lab, enrolled: EnrolledPod) -> App:
     """A process in the node's own namespace."""
     return lab.app(lab.node)
+
+
+@pytest.fixture
+def fresh(lab: Lab) -> Iterator[Capture]:
+    """Capture of its own for one test, which may close it."""
+    made = open_capture(lab)
+    yield made
+    made.close()
+    Capture.cleanup(lab.cgroup, lab.pin_dir)
+
+
+@pytest.fixture
+def pod(lab: Lab) -> Pod:
+    return lab.pods[0]
+
+
+@pytest.fixture
+def client(lab: Lab, pod: Pod) -> App:
+    return lab.app(pod)

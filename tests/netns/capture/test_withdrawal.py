@@ -18,8 +18,8 @@ from tests.netns.capture import apps
 from tests.netns.capture.agent import Agent
 from tests.netns.capture.apps import Dial
 from tests.netns.capture.lab import App, Lab, Pod, network_state, wait_for
+from tests.netns.capture.opening import ExtraPod, open_capture, own_descriptors, refuse
 from tests.netns.capture.test_crash import assert_new_agent_puts_it_right, attach, die_after, in_child
-from tests.netns.capture.test_lifecycle import ExtraPod, _refuse, open_capture, own_descriptors
 
 pytestmark = pytest.mark.root
 
@@ -196,7 +196,7 @@ def test_failed_enrolment_of_a_leaving_pod_lets_it_leave(
     client.call(apps.hold, "held", to_neighbour(lab, 4))
     assert capture.withdraw(enrolled) is False
     lab.stop_agent()
-    monkeypatch.setattr(capture._kernel, "attach_pod", _refuse)
+    monkeypatch.setattr(capture._kernel, "attach_pod", refuse)
     with pytest.raises(CaptureError):
         capture.enrol(pod.network())
     monkeypatch.undo()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hbone.engine import Engine
+from tests.unit.ztunnel.agentbench import Bench
 from tests.unit.ztunnel.doubles import FakeCapture, Recorder
 from ztunnel.config import Config, load
 
@@ -31,3 +32,11 @@ def engine() -> Recorder:
 @pytest.fixture
 def config() -> Config:
     return load({"NODE_NAME": "n1", "NETWORK": "net1"})
+
+
+@pytest.fixture
+def bench(caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+    caplog.set_level("INFO", "ztunnel.access")
+    bench = Bench()
+    yield bench
+    bench.dispose()
