@@ -18,7 +18,8 @@ from istiodlite.ca.caller import Caller
 from istiodlite.ca.issue import chain, issue, read_csr
 from istiodlite.ca.tokens import ISSUER, load_or_create_token_key, mint
 from tests.adversarial.control.server import Scripted, serving
-from tests.interop.control.conftest import ControlPlane, control, wait_until
+from tests.interop.control.conftest import ControlPlane, control
+from tests.support.serving import wait_until
 from ztunnel.identity import renewal
 from ztunnel.identity.ca import CaClient
 from ztunnel.identity.manager import CertificateRefused, IdentityManager

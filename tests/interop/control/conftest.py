@@ -5,14 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import signal
-import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,66 +15,22 @@ import yaml
 from istiodlite.ca.authority import Authority
 from istiodlite.ca.caller import Caller
 from istiodlite.ca.tokens import load_or_create_token_key, mint
-from tests.interop.control.agent import DEADLINE, Agent
-from tests.support.ports import free_port
-
-ROOT = Path(__file__).resolve().parents[3]
-COMMAND = [sys.executable, "-m", "istiodlite"]
+from tests.interop.control.agent import Agent
+from tests.support.serving import Serving
 
 
-def wait_until(condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        threading.Event().wait(0.01)
-    raise AssertionError(f"not within {DEADLINE} s: {what() if callable(what) else what}")
-
-
-class ControlPlane:
+class ControlPlane(Serving):
     """The process, its folder of objects and its status port."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
+        super().__init__(directory / "log")
         self.objects, self.data = directory / "objects", directory / "data"
         self.objects.mkdir(exist_ok=True)
-        self.port, self.status_port = free_port(), free_port()
-        self.log_path = directory / "log"
         self.arguments = arguments
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> ControlPlane:
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *COMMAND,
-                    *("serve", "--objects", str(self.objects), "--data", str(self.data)),
-                    *("--listen", f"127.0.0.1:{self.port}", "--status-port", str(self.status_port)),
-                    *self.arguments,
-                ],
-                stderr=log,
-                cwd=ROOT,
-            )
-        wait_until(lambda: self.get("/ready")[0] == 200, lambda: f"ready; log: {self.log}")
+        self.launch("--objects", str(self.objects), "--data", str(self.data), *self.arguments)
         return self
-
-    def stop(self) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE)
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path)[1])

@@ -14,7 +14,8 @@ from cryptography import x509
 
 from hbone.spiffe import SpiffeId
 from hbone.svid import make_csr
-from tests.interop.control.conftest import COMMAND, ROOT, ControlPlane, agent_pod, pod, policy
+from tests.interop.control.conftest import ControlPlane, agent_pod, pod, policy
+from tests.support.serving import COMMAND, ROOT
 
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
 PAGES = (

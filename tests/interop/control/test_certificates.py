@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hbone.spiffe import SpiffeId
 from hbone.svid import from_issued, make_csr
-from tests.interop.control.conftest import ControlPlane, pod, wait_until
+from tests.interop.control.conftest import ControlPlane, pod
+from tests.support.serving import wait_until
 
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
 DB = "spiffe://cluster.local/ns/shop/sa/db"

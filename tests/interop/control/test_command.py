@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.interop.control.conftest import COMMAND, ROOT, ControlPlane, policy, service, wait_until
+from tests.interop.control.conftest import ControlPlane, policy, service
 from tests.support.ports import listening_socket
+from tests.support.serving import COMMAND, ROOT, wait_until
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,8 @@ import pytest
 from istiodlite.api import discovery_pb2, workload_pb2
 from istiodlite.machines import HEALTH_TYPE
 from tests.interop.control.agent import ADDRESS, AUTHORIZATION, DEADLINE, DELTA, Stream
-from tests.interop.control.conftest import ControlPlane, agent_pod, pod, policy, service, wait_until
+from tests.interop.control.conftest import ControlPlane, agent_pod, pod, policy, service
+from tests.support.serving import wait_until
 
 WEB = "Kubernetes//Pod/shop/web"
 

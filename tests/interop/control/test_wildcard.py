@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.interop.control.conftest import COMMAND, ROOT
 from tests.support.ports import free_port, wait_listening
+from tests.support.serving import COMMAND, ROOT
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])

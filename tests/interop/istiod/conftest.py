@@ -11,7 +11,7 @@ import pytest
 
 from tests.interop.istiod.objects import Applied, applied, crds_present
 from tests.interop.istiod.process import Istiod
-from tests.interop.kube.conftest import Cluster, Serving
+from tests.interop.kube.conftest import Cluster, KubeServing
 from tests.interop.kube.conftest import cluster as cluster
 
 
@@ -26,9 +26,9 @@ def istiod(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="package")
-def istiodlite(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def istiodlite(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServing]:
     """Ours, with the rights of its own service account."""
-    one = Serving(cluster, tmp_path_factory.mktemp("istiodlite")).start()
+    one = KubeServing(cluster, tmp_path_factory.mktemp("istiodlite")).start()
     yield one
     assert one.stop() == 0, one.log
     assert "Traceback" not in one.log, one.log

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from tests.interop.kube.conftest import Cluster, wait_until
+from tests.interop.kube.conftest import Cluster
+from tests.support.serving import wait_until
 
 Body = dict[str, Any]
 FILE = Path(__file__).with_name("objects.yaml")

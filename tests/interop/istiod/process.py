@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tests.interop.control.agent import Agent
 from tests.interop.istiod.binary import binary
-from tests.interop.kube.conftest import Cluster, wait_until
+from tests.interop.kube.conftest import Cluster
 from tests.support.istiod import settings
 from tests.support.ports import free_port
+from tests.support.serving import wait_until
 
 NAME = "istiod.istio-system.svc"
 

@@ -12,7 +12,7 @@ from tests.interop.istiod.objects import Applied
 from tests.interop.istiod.process import NAME, Istiod
 from tests.interop.istiod.test_protocol import Node
 from tests.interop.istiod.test_protocol import node as node
-from tests.interop.kube.conftest import Cluster, Serving
+from tests.interop.kube.conftest import Cluster, KubeServing
 from tests.support.cni import CniAgent, CniPod
 from tests.support.ztunnelprocess import ZtunnelProcess
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.istiod, pytest.mark.root]
 PARTS = {"workloads": ("uid",), "services": ("namespace", "hostname"), "policies": ("namespace", "name")}
 
 
-def launch(folder: Path, plane: Istiod | Serving, node: Node, **settings: str) -> ZtunnelProcess:
+def launch(folder: Path, plane: Istiod | KubeServing, node: Node, **settings: str) -> ZtunnelProcess:
     folder.mkdir()
     (folder / "root.pem").write_bytes(plane.root())
     (folder / "token").write_text(node.token)
@@ -74,7 +74,7 @@ def test_it_becomes_ready_and_holds_what_istiod_serves(agent: ZtunnelProcess, go
 
 
 def test_it_reads_the_same_from_both(
-    agent: ZtunnelProcess, istiodlite: Serving, node: Node, gold: Applied, tmp_path: Path
+    agent: ZtunnelProcess, istiodlite: KubeServing, node: Node, gold: Applied, tmp_path: Path
 ) -> None:
     with launch(tmp_path / "under-istiodlite", istiodlite, node) as other:
 

@@ -13,7 +13,8 @@ from tests.interop.istiod.answers import Plain, ask, differences, renamed
 from tests.interop.istiod.known import explained
 from tests.interop.istiod.objects import MARK, Applied
 from tests.interop.istiod.process import Istiod
-from tests.interop.kube.conftest import DEADLINE, Cluster, Serving
+from tests.interop.kube.conftest import Cluster, KubeServing
+from tests.support.serving import DEADLINE
 
 pytestmark = [pytest.mark.istiod]
 RECORDED = Path(__file__).with_name("recorded.json")
@@ -25,7 +26,7 @@ def token(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def both(istiod: Istiod, istiodlite: Serving, gold: Applied, token: str) -> tuple[Plain, Plain]:
+def both(istiod: Istiod, istiodlite: KubeServing, gold: Applied, token: str) -> tuple[Plain, Plain]:
     """What each answers once both have seen everything, so that only explained differences are left."""
     deadline = time.monotonic() + DEADLINE
     while True:

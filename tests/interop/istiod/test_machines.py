@@ -13,12 +13,13 @@ import yaml
 
 from tests.interop.control.agent import Agent
 from tests.interop.istiod.process import Istiod
-from tests.interop.kube.conftest import Cluster, Serving, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing
 from tests.interop.kube.test_cluster import NETWORKING, body
 from tests.interop.kube.test_machines import rights as rights
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.istiod
-Plane = Istiod | Serving
+Plane = Istiod | KubeServing
 GROUP = """
 metadata:
   labels: {app: group, tier: group}
@@ -81,7 +82,7 @@ def entry(cluster: Cluster, namespace: str, ip: str) -> dict[str, Any] | None:
 def test_both_enter_the_same_machine_alike(
     cluster: Cluster,
     istiod: Istiod,
-    istiodlite: Serving,
+    istiodlite: KubeServing,
     namespaces: dict[str, str],
     rights: None,
     ip: str,
@@ -113,7 +114,7 @@ def answered(agent: Agent) -> bool:
 
 
 def test_neither_enters_whose_account_is_another(
-    cluster: Cluster, istiod: Istiod, istiodlite: Serving, namespaces: dict[str, str], rights: None
+    cluster: Cluster, istiod: Istiod, istiodlite: KubeServing, namespaces: dict[str, str], rights: None
 ) -> None:
     for name, plane in (("istiod", istiod), ("istiodlite", istiodlite)):
         wait_until(

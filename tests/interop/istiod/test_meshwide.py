@@ -12,7 +12,8 @@ import pytest
 from tests.interop.istiod.answers import STRICT, Plain, ask, differences, renamed
 from tests.interop.istiod.objects import Applied, applied
 from tests.interop.istiod.process import Istiod
-from tests.interop.kube.conftest import Cluster, Serving, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.istiod
 WORD = "wide"
@@ -25,7 +26,7 @@ ALIASED = "wide-plain/aliased: groups: "
 class Planes:
     """Both, and what each answers for the objects of meshwide.yaml."""
 
-    def __init__(self, cluster: Cluster, istiod: Istiod, istiodlite: Serving, wide: Applied) -> None:
+    def __init__(self, cluster: Cluster, istiod: Istiod, istiodlite: KubeServing, wide: Applied) -> None:
         self.cluster, self._planes, self._wide = cluster, (istiod, istiodlite), wide
 
     def answers(self) -> list[Plain]:
@@ -69,7 +70,7 @@ def running(cluster: Cluster, wide: Applied, folder: Path, mesh: str = "") -> It
     (folder / "mesh.yaml").write_text(mesh)
     istiod = Istiod(cluster, folder, mesh) if mesh else Istiod(cluster, folder)
     flags = ("--mesh-config", str(folder / "mesh.yaml")) if mesh else ()
-    lite = Serving(cluster, folder / "lite", *flags)
+    lite = KubeServing(cluster, folder / "lite", *flags)
     try:
         yield Planes(cluster, istiod.start(), lite.start(), wide)
     finally:

@@ -16,10 +16,11 @@ from hbone.svid import make_csr
 from tests.interop.control.agent import ADDRESS, AUTHORIZATION, Agent
 from tests.interop.istiod.objects import Applied
 from tests.interop.istiod.process import Istiod
-from tests.interop.kube.conftest import Cluster, Serving, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.istiod
-Plane = Istiod | Serving
+Plane = Istiod | KubeServing
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def test_no_certificate_without_a_token(agent: Agent, gold: Applied) -> None:
 
 
 def test_both_sign_with_the_root_of_one_secret(
-    istiod: Istiod, istiodlite: Serving, node: Node, gold: Applied
+    istiod: Istiod, istiodlite: KubeServing, node: Node, gold: Applied
 ) -> None:
     identity = SpiffeId("cluster.local", f"{gold.mark}-shop", "web")
     chains = [

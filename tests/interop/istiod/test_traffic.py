@@ -14,9 +14,10 @@ from tests.interop.istiod.pods import CLIENT_IP, SERVER_IP, Pair, pair
 from tests.interop.istiod.process import Istiod
 from tests.interop.istiod.test_agent import launch
 from tests.interop.istiod.test_protocol import Node
-from tests.interop.kube.conftest import Cluster, wait_until
+from tests.interop.kube.conftest import Cluster
 from tests.support.cni import CniAgent, CniPod
 from tests.support.ports import free_port
+from tests.support.serving import wait_until
 from tests.support.ztunnelprocess import ZtunnelProcess
 
 pytestmark = [pytest.mark.istiod, pytest.mark.root]

@@ -7,13 +7,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +17,9 @@ import yaml
 
 from istiodlite.kube import find_access
 from tests.interop.control.agent import Agent
-from tests.support.ports import free_port
+from tests.support.serving import ROOT, Serving, wait_until
 
-ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = ROOT / "daemonset" / "kubernetes"
-# More than the 15 s after which a kind that was missing is asked for again, several times.
-DEADLINE = 60.0
 Body = dict[str, Any]
 
 _CLUSTER_SCOPED = {
@@ -48,15 +39,6 @@ _PLURALS = {
     "WorkloadEntry": "workloadentries",
     "WorkloadGroup": "workloadgroups",
 }
-
-
-def wait_until(condition: Callable[[], Any], what: Callable[[], str] | str) -> Any:
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {DEADLINE} s: {what if isinstance(what, str) else what()}")
 
 
 class Cluster:
@@ -196,12 +178,12 @@ def established(cluster: Cluster, body: Body) -> bool:
     return conditions.get("Established") == "True" and conditions.get("NonStructuralSchema") != "True"
 
 
-class Serving:
+class KubeServing(Serving):
     """`istiodlite serve --kube` as a process, with the rights of its service account and no more."""
 
     def __init__(self, cluster: Cluster, folder: Path, *arguments: str) -> None:
+        super().__init__(folder / "log")
         self.cluster, self.folder, self.arguments = cluster, folder, arguments
-        self.port, self.status_port = free_port(), free_port()
         self.kubeconfig = folder / "kubeconfig"
         access = cluster.access
         (folder / "ca.crt").write_bytes(access.authority.read() if access.authority else b"")
@@ -216,40 +198,11 @@ class Serving:
             "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
         }
         self.kubeconfig.write_text(yaml.safe_dump(config))
-        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Serving:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "istiodlite", "serve", "--kube"),
-                    *("--kubeconfig", str(self.kubeconfig), "--listen", f"127.0.0.1:{self.port}"),
-                    *("--status-port", str(self.status_port), "--webhook-port", "0", *self.arguments),
-                ],
-                stderr=log,
-                cwd=ROOT,
-            )
-        wait_until(lambda: self.get("/ready")[0] == 200, lambda: f"ready; log: {self.log}")
+    def start(self) -> KubeServing:
+        own = ("--kube", "--kubeconfig", str(self.kubeconfig), "--webhook-port", "0")
+        self.launch(*own, *self.arguments)
         return self
-
-    def stop(self) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE)
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
 
     def resources(self, part: str) -> set[str]:
         return {one["name"] for one in json.loads(self.get("/debug/resources")[1])[part]}
@@ -263,8 +216,8 @@ class Serving:
 
 
 @pytest.fixture
-def serving(cluster: Cluster, tmp_path: Path) -> Iterator[Serving]:
-    one = Serving(cluster, tmp_path).start()
+def serving(cluster: Cluster, tmp_path: Path) -> Iterator[KubeServing]:
+    one = KubeServing(cluster, tmp_path).start()
     yield one
     assert one.stop() == 0, one.log
     assert "Traceback" not in one.log, one.log

@@ -12,7 +12,8 @@ import pytest
 from hbone.spiffe import SpiffeId
 from hbone.svid import make_csr
 from istiodlite.manifests import load_text
-from tests.interop.kube.conftest import Cluster, Serving, established, manifests, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing, established, manifests
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.kube
 Body = dict[str, Any]
@@ -314,7 +315,9 @@ def test_an_agent_may_change_one_annotation_of_its_own_nodes_pods_and_nothing_el
     cluster.delete(ztunnel)
 
 
-def test_objects_become_resources_and_changes_follow(cluster: Cluster, serving: Serving, shop: str) -> None:
+def test_objects_become_resources_and_changes_follow(
+    cluster: Cluster, serving: KubeServing, shop: str
+) -> None:
     uid = f"Kubernetes//Pod/{shop}/web"
     host = f"{shop}/web.{shop}.svc.cluster.local"
     wait_until(lambda: uid in serving.resources("workloads"), "the pod is served")
@@ -338,7 +341,7 @@ def test_objects_become_resources_and_changes_follow(cluster: Cluster, serving: 
     assert "istiodlite_source_age_seconds 0.0" in serving.get("/metrics")[1]
 
 
-def test_the_root_is_in_every_namespace_and_is_put_back(cluster: Cluster, serving: Serving) -> None:
+def test_the_root_is_in_every_namespace_and_is_put_back(cluster: Cluster, serving: KubeServing) -> None:
     name = cluster.namespace()
     path = f"/api/v1/namespaces/{name}/configmaps/istio-ca-root-cert"
     found = wait_until(lambda: cluster.get(path), "the root is there")
@@ -358,7 +361,7 @@ def agent_pod(cluster: Cluster, shop: str) -> Body:
 
 
 def test_a_node_agent_gets_certificates_of_its_pods_with_a_bound_token(
-    cluster: Cluster, serving: Serving, shop: str
+    cluster: Cluster, serving: KubeServing, shop: str
 ) -> None:
     ztunnel = agent_pod(cluster, shop)
     identity = SpiffeId("cluster.local", shop, "web")
@@ -376,7 +379,7 @@ def test_a_node_agent_gets_certificates_of_its_pods_with_a_bound_token(
     cluster.delete(ztunnel)
 
 
-def test_the_same_token_opens_the_discovery_stream(cluster: Cluster, serving: Serving, shop: str) -> None:
+def test_the_same_token_opens_the_discovery_stream(cluster: Cluster, serving: KubeServing, shop: str) -> None:
     ztunnel = agent_pod(cluster, shop)
     agent = serving.agent(
         cluster.token("istio-system", "ztunnel", "istio-ca", ztunnel),
@@ -391,7 +394,7 @@ def test_the_same_token_opens_the_discovery_stream(cluster: Cluster, serving: Se
 
 @pytest.mark.parametrize("audience", ["", "vault"])
 def test_a_token_for_another_audience_is_refused(
-    cluster: Cluster, serving: Serving, shop: str, audience: str
+    cluster: Cluster, serving: KubeServing, shop: str, audience: str
 ) -> None:
     ztunnel = agent_pod(cluster, shop)
     agent = serving.agent(cluster.token("istio-system", "ztunnel", audience, ztunnel))
@@ -403,7 +406,7 @@ def test_a_token_for_another_audience_is_refused(
     cluster.delete(ztunnel)
 
 
-def test_a_token_whose_pod_is_gone_is_refused(cluster: Cluster, serving: Serving, shop: str) -> None:
+def test_a_token_whose_pod_is_gone_is_refused(cluster: Cluster, serving: KubeServing, shop: str) -> None:
     ztunnel = agent_pod(cluster, shop)
     token = cluster.token("istio-system", "ztunnel", "istio-ca", ztunnel)
     cluster.delete(ztunnel)
@@ -417,7 +420,7 @@ def test_a_token_whose_pod_is_gone_is_refused(cluster: Cluster, serving: Serving
 def test_a_restart_signs_with_the_same_root(cluster: Cluster, tmp_path: Path) -> None:
     roots = []
     for _ in range(2):
-        one = Serving(cluster, tmp_path).start()
+        one = KubeServing(cluster, tmp_path).start()
         wait_until(
             lambda: cluster.get("/api/v1/namespaces/istio-system/configmaps/istio-ca-root-cert"), "root"
         )
@@ -450,7 +453,7 @@ def gateway_crd(kind: str, plural: str, scope: str) -> Body:
 
 
 def test_a_crd_that_is_installed_while_serving_is_picked_up_and_its_removal_followed(
-    cluster: Cluster, serving: Serving, shop: str
+    cluster: Cluster, serving: KubeServing, shop: str
 ) -> None:
     crds = [
         gateway_crd("Gateway", "gateways", "Namespaced"),
@@ -493,7 +496,7 @@ def test_lists_longer_than_a_page_are_read_whole(cluster: Cluster, tmp_path: Pat
             f"/api/v1/namespaces/{name}/serviceaccounts", json=account(name, f"sa-{number}")
         )
         assert answer.is_success, answer.text
-    one = Serving(cluster, tmp_path).start()
+    one = KubeServing(cluster, tmp_path).start()
     counted = [
         line for line in one.get("/metrics")[1].splitlines() if 'objects{kind="ServiceAccount"}' in line
     ]

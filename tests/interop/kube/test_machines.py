@@ -11,8 +11,9 @@ import yaml
 
 from istiodlite.machines import HEALTH_TYPE
 from tests.interop.control.agent import Agent
-from tests.interop.kube.conftest import MANIFESTS, Cluster, Serving, wait_until
+from tests.interop.kube.conftest import MANIFESTS, Cluster, KubeServing
 from tests.interop.kube.test_cluster import NETWORKING, body
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.kube
 ADDRESS = "192.0.2.70"
@@ -34,7 +35,7 @@ def rights(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(cluster: Cluster, serving: Serving) -> str:
+def place(cluster: Cluster, serving: KubeServing) -> str:
     """A namespace with a group and its account; the control plane has seen the group."""
     namespace = cluster.namespace()
     for account in ("vm", "other"):
@@ -47,7 +48,9 @@ def place(cluster: Cluster, serving: Serving) -> str:
     return namespace
 
 
-def machine(cluster: Cluster, serving: Serving, namespace: str, account: str = "vm", **said: Any) -> Agent:
+def machine(
+    cluster: Cluster, serving: KubeServing, namespace: str, account: str = "vm", **said: Any
+) -> Agent:
     token = cluster.token(namespace, account, "istio-ca")
     asked = said or {
         "AUTO_REGISTER_GROUP": "vms",
@@ -89,7 +92,7 @@ def healthy(cluster: Cluster, namespace: str) -> tuple[str, str] | None:
 
 
 def test_a_machine_is_entered_reports_its_health_and_goes(
-    cluster: Cluster, serving: Serving, place: str, rights: None
+    cluster: Cluster, serving: KubeServing, place: str, rights: None
 ) -> None:
     agent = machine(cluster, serving, place)
     uid = f"Kubernetes/networking.istio.io/WorkloadEntry/{place}/{NAME}"
@@ -118,7 +121,7 @@ def test_a_machine_is_entered_reports_its_health_and_goes(
 
 
 def test_a_machine_that_comes_back_in_time_keeps_its_entry(
-    cluster: Cluster, serving: Serving, place: str, rights: None
+    cluster: Cluster, serving: KubeServing, place: str, rights: None
 ) -> None:
     agent = machine(cluster, serving, place)
     wait_until(lambda: admitted(agent), lambda: serving.log)
@@ -136,7 +139,7 @@ def test_a_machine_that_comes_back_in_time_keeps_its_entry(
 
 
 def test_whose_account_is_another_is_refused(
-    cluster: Cluster, serving: Serving, place: str, rights: None
+    cluster: Cluster, serving: KubeServing, place: str, rights: None
 ) -> None:
     wait_until(lambda: admitted(machine(cluster, serving, place)), lambda: serving.log)
     text = refusal(machine(cluster, serving, place, "other"))
@@ -148,7 +151,7 @@ def test_whose_account_is_another_is_refused(
 
 
 def test_health_of_an_entry_written_by_hand(
-    cluster: Cluster, serving: Serving, place: str, rights: None
+    cluster: Cluster, serving: KubeServing, place: str, rights: None
 ) -> None:
     made = body(NETWORKING, "WorkloadEntry", place, NAME, spec={"address": ADDRESS, "serviceAccount": "vm"})
     made["metadata"]["annotations"] = {"proxy.istio.io/health-checks-enabled": "true"}
@@ -166,7 +169,7 @@ def test_health_of_an_entry_written_by_hand(
 
 
 def test_without_the_right_the_machine_is_told_what_to_apply(
-    cluster: Cluster, serving: Serving, place: str
+    cluster: Cluster, serving: KubeServing, place: str
 ) -> None:
     def said() -> str:
         text = refusal(machine(cluster, serving, place))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.kube.conftest import Cluster, Serving, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing
 from tests.interop.kube.test_cluster import NETWORKING, SECURITY, body
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.kube
 
@@ -17,7 +18,7 @@ def told(cluster: Cluster, path: str) -> dict[str, str]:
     return {one["type"]: one["reason"] for one in found.get("status", {}).get("conditions", [])}
 
 
-def test_conditions_and_addresses_are_in_the_objects(cluster: Cluster, serving: Serving) -> None:
+def test_conditions_and_addresses_are_in_the_objects(cluster: Cluster, serving: KubeServing) -> None:
     namespace = cluster.namespace()
     web = body("v1", "Service", namespace, "web", spec={"ports": [{"port": 80}]})
     web["metadata"]["labels"] = {"istio.io/use-waypoint": "missing"}

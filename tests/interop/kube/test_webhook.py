@@ -10,22 +10,23 @@ from typing import Any
 import pytest
 
 from istiodlite.webhook.registration import NAME, PATH
-from tests.interop.kube.conftest import Cluster, Serving, manifests, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing, manifests
 from tests.interop.kube.test_cluster import SECURITY, body
 from tests.support.ports import free_port
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.kube
 
 
 @pytest.fixture
-def validated(cluster: Cluster, tmp_path: Path) -> Iterator[Serving]:
+def validated(cluster: Cluster, tmp_path: Path) -> Iterator[KubeServing]:
     """With the manifest's webhook, asked at this machine: no Service leads here."""
     (manifest,) = [one for one in manifests("base") if one["metadata"]["name"] == NAME]
     port = free_port()
     hook = {**manifest["webhooks"][0], "clientConfig": {"url": f"https://127.0.0.1:{port}/validate"}}
     cluster.http.delete(PATH)
     cluster.put({**manifest, "webhooks": [hook]})
-    one = Serving(cluster, tmp_path, "--webhook-port", str(port)).start()
+    one = KubeServing(cluster, tmp_path, "--webhook-port", str(port)).start()
     yield one
     cluster.http.delete(PATH)
     assert one.stop() == 0, one.log
@@ -33,7 +34,7 @@ def validated(cluster: Cluster, tmp_path: Path) -> Iterator[Serving]:
 
 
 def test_objects_are_refused_and_warned_of_when_they_are_applied(
-    cluster: Cluster, validated: Serving
+    cluster: Cluster, validated: KubeServing
 ) -> None:
     def failure_policy() -> Any:
         return cluster.get(PATH)["webhooks"][0]["failurePolicy"]

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.kube.conftest import ROOT, Cluster, Serving, wait_until
+from tests.interop.kube.conftest import Cluster, KubeServing
 from tests.netns.agent.conftest import TALK
 from tests.netns.kube.api import Real
 from tests.netns.kube.conftest import KubeNode
 from tests.support.kubelet import Sandbox, kubelet
+from tests.support.serving import ROOT, wait_until
 from tests.support.ztunnelprocess import ZtunnelProcess
 
 pytestmark = [pytest.mark.root, pytest.mark.kube]
@@ -61,7 +62,7 @@ def fd_store(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def mesh(cluster: Cluster, serving: Serving, tmp_path: Path) -> Iterator[KubeNode]:
+def mesh(cluster: Cluster, serving: KubeServing, tmp_path: Path) -> Iterator[KubeNode]:
     """The agent runs, with its service account's rights at API server and control plane."""
     folder = tmp_path / "agent"
     folder.mkdir()
