@@ -18,7 +18,7 @@ def programs() -> dict[str, Path]:
         pytest.skip(str(problem))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # the first one compiles
 @pytest.mark.parametrize("name", run.targets())
 def test_stored_inputs_pass(programs: dict[str, Path], name: str) -> None:
     assert run.replay(name, programs[name]) == ""

@@ -52,6 +52,7 @@ def check(core: tuple[Path, list[str]], name: str, *arguments: str, wraps: tuple
     return done.stderr
 
 
+@pytest.mark.timeout(600)  # the first one compiles
 def test_the_core_knows_nothing_of_python(core: tuple[Path, list[str]]) -> None:
     """Worker threads run nothing but this code, so they cannot call Python or take the GIL."""
     names = subprocess.run(["nm", "--undefined-only", *core[1]], capture_output=True, text=True, check=True)

@@ -46,9 +46,9 @@ class Report:
 
     @property
     def allowance(self) -> float:
-        """What the machine itself took away: the same through a plain relay, twice what that was at its worst,
+        """What the machine itself took away: the same through a plain relay, four times what that was at its worst,
         since the engine's way is longer and a busy machine stutters here once and there once."""
-        return 2 * max(self.direct, default=0.0)
+        return 4 * max(self.direct, default=0.0)
 
     def check(self, limit: float = ECHO_LIMIT) -> None:
         """Everything answered, and in time."""
