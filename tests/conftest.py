@@ -34,6 +34,7 @@ def pytest_configure() -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """No run passes in which a sanitizer found something."""
+    _tell(session)
     if sanitized.findings():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -55,8 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells what it left out."""
+def _tell(session: pytest.Session) -> None:
+    """A worker says what it left out."""
     told = _told(session.config)
     if told is not None:
         told[TOLD] = [[*key, count] for key, count in session.config.stash.get(LEFT_OUT, Counter()).items()]

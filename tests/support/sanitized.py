@@ -20,6 +20,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent.parent
 ENGINE = PROJECT / "hbone" / "engine"
 KINDS = {"address": "address,undefined", "thread": "thread"}
+REPORTS = "AMBIENT_SANITIZE_REPORTS"
 LIBRARIES = {"address": "libasan.so", "thread": "libtsan.so"}
 
 
@@ -98,8 +99,10 @@ def unreachable() -> bool:
 
 @functools.cache
 def reports() -> Path:
-    """Where the agents of this run leave theirs."""
-    return Path(tempfile.mkdtemp(prefix="ambient-sanitize-"))
+    """Where the agents of this run leave theirs: one place for all processes that pytest runs in."""
+    found = os.environ.get(REPORTS) or tempfile.mkdtemp(prefix="ambient-sanitize-")
+    os.environ[REPORTS] = found
+    return Path(found)
 
 
 def agent_command() -> list[str]:
