@@ -15,12 +15,12 @@
     X(RECORD_PLAIN, 16384, "most plaintext of a TLS record")                                       \
     X(RECORD_OVERHEAD, 5 + 1 + 16, "a record's header, inner type and tag")                        \
     X(RECORD_LARGEST, 5 + RECORD_PLAIN + 256, "largest record accepted (RFC 8446 5.2)")            \
-    X(READ_SIZE, 256 << 10, "one recv() of a tunnel; the worker's read buffer")                    \
-    X(PLAIN_ROOM, 128 << 10, "DATA frames gathered before they are sealed")                        \
+    X(READ_SIZE, 512 << 10, "one recv() of a tunnel; the worker's read buffer")                    \
+    X(PLAIN_ROOM, 256 << 10, "DATA frames gathered before they are sealed")                        \
     X(PLAIN_SLACK, 32 << 10, "room for control frames behind them")                                \
     X(BLOCK_SIZE, (PLAIN_ROOM + PLAIN_SLACK) / RECORD_PLAIN * (RECORD_PLAIN + RECORD_OVERHEAD) + 4096, "a block") \
     X(CHUNK_SIZE, RECORD_LARGEST + 256, "bytes of a chunk")                                        \
-    X(BLOCKS_KEPT, 16, "blocks a worker keeps for reuse")                                          \
+    X(BLOCKS_KEPT, 8, "blocks a worker keeps for reuse")                                          \
     X(CHUNKS_KEPT, 1024, "chunks a worker keeps: a connection's largest window, so that bulk does without malloc")
 
 #define X(name, value, what) name = value,

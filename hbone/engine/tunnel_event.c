@@ -14,7 +14,7 @@
 #include "tunnel.h"
 #include "tunnel_read.h"
 
-enum { TURNS = 4 }; /* reads before other sockets get theirs */
+enum { TURNS = 2 }; /* reads before other sockets get theirs */
 
 /* ---- connecting */
 
