@@ -10,6 +10,7 @@
 #include "stream_receive.h"
 #include "stream_window.h"
 #include "tunnel.h"
+#include "window.h"
 
 /* ---- DATA */
 
@@ -22,15 +23,10 @@ static bool receive_on_connection(struct tunnel *t, uint32_t n)
     if (t->recv_window < 0)
         return h2_error(t, H2_FLOW_CONTROL_ERROR, "DATA beyond the connection's window");
     t->uncredited += n;
-    if (t->uncredited < t->recv_target / 2)
+    uint32_t most = (uint32_t)t->worker->engine->config.connection_window_max;
+    uint32_t credit = window_credit(&t->uncredited, &t->recv_target, most, true);
+    if (!credit)
         return true;
-    uint32_t credit = t->uncredited, most = (uint32_t)t->worker->engine->config.connection_window_max;
-    if (t->recv_target < most) {
-        uint32_t grown = t->recv_target <= most / 2 ? 2 * t->recv_target : most;
-        credit += grown - t->recv_target;
-        t->recv_target = grown;
-    }
-    t->uncredited = 0;
     t->recv_window += credit;
     put_u32(body, credit);
     return tunnel_frame(t, FRAME_WINDOW_UPDATE, 0, 0, body, sizeof body);

@@ -3,6 +3,7 @@
 #include "flow.h"
 #include "stream.h"
 #include "tunnel.h"
+#include "window.h"
 #include "wire.h"
 
 static void give_window(struct flow *f, uint32_t n)
@@ -16,18 +17,13 @@ void stream_credit(struct flow *f, size_t n, bool keeps_up)
 {
     struct stream *s = &f->stream;
     s->uncredited += (uint32_t)n;
-    if (stream_got_end(s) || !s->tunnel || s->uncredited < s->recv_target / 2)
+    if (stream_got_end(s) || !s->tunnel)
         return;
-    uint32_t credit = s->uncredited;
     uint32_t most = (uint32_t)f->worker->engine->config.stream_window_max;
-    if (keeps_up && s->recv_target < most) {
-        uint32_t grown = s->recv_target <= most / 2 ? 2 * s->recv_target : most;
-        credit += grown - s->recv_target;
-        s->recv_target = grown;
-    }
-    s->uncredited = 0;
+    uint32_t credit = window_credit(&s->uncredited, &s->recv_target, most, keeps_up);
     s->recv_window += credit;
-    give_window(f, credit);
+    if (credit)
+        give_window(f, credit);
 }
 
 void stream_delivered(struct flow *f, struct plain *p, size_t n, bool queued)

@@ -354,7 +354,7 @@ static void round_without_clock(void)
     int n = epoll_wait(w->epoll, events, 64, 0);
     for (int i = 0; i < n; i++)
         run_source(events[i].data.ptr, events[i].events);
-    run_commands(w);
+    worker_commands(w);
     shake_hands();
     run_ready(w);
     run_timers(w);
