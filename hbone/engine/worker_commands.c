@@ -11,7 +11,7 @@
 #include "tunnel.h"
 #include "wire.h"
 
-static void drain(struct worker *w, uint32_t tag, bool every_tag)
+void worker_drain(struct worker *w, uint32_t tag, bool every_tag)
 {
     struct link *next;
     acceptor_remove_tag(w, tag, every_tag);
@@ -63,7 +63,7 @@ static void run_command(struct worker *w, struct command *c)
         c->acceptor = NULL;
         break;
     case COMMAND_DRAIN:
-        drain(w, c->tag, c->every_tag);
+        worker_drain(w, c->tag, c->every_tag);
         break;
     case COMMAND_ADOPT:
         acceptor_adopt(w, c->fd, c->listener, &c->peer);

@@ -6,5 +6,7 @@
 
 /* Empties the mailbox. */
 void worker_commands(struct worker *w);
+/* Accepts no more by the tag, or by none; tunnels that came in by it leave in order. */
+void worker_drain(struct worker *w, uint32_t tag, bool every_tag);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include <sys/socket.h>
 
+#include "flow_verdict.h"
 #include "identity.h"
 #include "shortage.h"
 
@@ -511,7 +512,7 @@ static void operate(struct input *in)
         connect_app();
         break;
     case OP_DRAIN:
-        drain(&world.worker, TAG, false);
+        worker_drain(&world.worker, TAG, false);
         break;
     case OP_FIN:
         if (peer >= 0)
