@@ -271,11 +271,10 @@ def test_sigterm_drains_and_connections_made_meanwhile_only_wait(agents: AgentMe
 
 
 LOAD = """
-import socket, sys, time
+import select, socket, sys, time
 done = failed = 0
 print('started', flush=True)
-deadline = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < deadline:
+while not select.select([sys.stdin], [], [], 0)[0]:
     try:
         with socket.create_connection((sys.argv[1], 70), timeout=30) as s:
             name = s.getsockname()
@@ -307,8 +306,12 @@ def test_a_successor_takes_over_without_a_failed_connection(agents: AgentMesh, t
     launch = [sys.executable, str(ROOT / "daemonset/local/launch.py"), json.dumps(plan)]
     exec_client = [sys.executable, "-m", "daemonset.ctl", "exec", "--mesh", agents.mesh.name, "shop/client"]
     with subprocess.Popen(
-        [*exec_client, "--", "python3", "-u", "-c", LOAD, "echo.shop", "6"], stdout=subprocess.PIPE, text=True
+        [*exec_client, "--", "python3", "-u", "-c", LOAD, "echo.shop"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as load:
+        assert load.stdin is not None
         assert load.stdout is not None
         assert load.stdout.readline() == "started\n"
         with subprocess.Popen(
@@ -319,6 +322,8 @@ def test_a_successor_takes_over_without_a_failed_connection(agents: AgentMesh, t
             try:
                 wait_until("the successor has all pods", lambda: "pods listed" in log.read_text())
                 os.kill(former, signal.SIGTERM)
+                wait_until("the successor carries", lambda: "connection complete" in log.read_text())
+                load.stdin.close()
                 outcome = load.stdout.read()
                 carried = subprocess.run(
                     ["ip", "netns", "exec", netns, "curl", "-s", "http://127.0.0.1:15020/metrics"],
