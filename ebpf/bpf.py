@@ -13,7 +13,7 @@ import functools
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from ebpf.kinds import AttachType, MapInfo, MapType, ProgramType
 _NUMBERS: Final = {"x86_64": 321, "amd64": 321, "aarch64": 280, "arm64": 280}
 _ATTR_SIZE: Final = 128
 _LOG_SIZE: Final = 1 << 20
+_TRIES: Final = 16
 _BTF_INT, _BTF_STRUCT = 1, 4  # in the order in which _describe lists them
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -213,7 +214,7 @@ def program_load(name: str, kind: ProgramType, attach: AttachType, instructions:
         return _bpf(Command.PROG_LOAD, attributes)[0]
 
     try:
-        return load(None)
+        return _undisturbed(lambda: load(None))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EINVAL):
             raise
@@ -228,6 +229,16 @@ def program_load(name: str, kind: ProgramType, attach: AttachType, instructions:
         raise CaptureError(
             CaptureReason.VERIFIER_REJECTED, f"program {name}: {told}", "report this with `uname -a`"
         ) from error
+
+
+def _undisturbed(load: Callable[[], int]) -> int:
+    """The verifier gives up (EAGAIN) when a signal comes in, or the process is stopped for a moment."""
+    for _ in range(_TRIES):
+        try:
+            return load()
+        except BlockingIOError:
+            continue
+    return load()
 
 
 def program_run(program: int) -> int:

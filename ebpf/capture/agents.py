@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ def at_work(pin_dir: Path, *, certain: bool = False) -> list[int]:
     found: list[int] = []
     for key, value in OtherLayouts(pin_dir / "none").agents().items():
         process, last = (int.from_bytes(each, sys.byteorder) for each in (key, value))
-        if _is_seen(last) and (not same_view or _is_still(process, last)):
+        if _is_seen(last, time.monotonic()) and (not same_view or _is_still(process, last)):
             found.append(process)
     return sorted(found)
 
@@ -34,8 +35,15 @@ def at_work(pin_dir: Path, *, certain: bool = False) -> list[int]:
 class Agents:
     """The map `agents`: when each process was last there, in seconds of the monotonic clock. OSError."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        since_boot: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+    ) -> None:
         self._kernel = kernel
+        self._monotonic, self._since_boot = monotonic, since_boot
         self._own: int | None = None
         self._same_view = False
 
@@ -58,7 +66,7 @@ class Agents:
     def renew(self) -> None:
         """Tell the others that this one is there."""
         if self._own is not None:
-            now = int(time.monotonic())
+            now = int(self._monotonic())
             bpf.map_update(self._kernel.maps["agents"], maps.u32(self._own), maps.u32(now))
 
     def has_company(self) -> bool:
@@ -71,11 +79,11 @@ class Agents:
         """For how many seconds the youngest other agent has run, if it is younger than this one; None where there is
         none, or where /proc does not tell (a PID namespace of its own)."""
         own = _began(os.getpid()) if self._own == os.getpid() else None
-        others = [_began(other) for other, last in self._listed() if _is_seen(last) and other != self._own]
+        others = [_began(other) for other, last in self._listed() if self._sees(last) and other != self._own]
         youngest = max((began for began in others if began is not None), default=None)
         if own is None or youngest is None or youngest <= own:
             return None
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - youngest)
+        return max(0.0, self._since_boot() - youngest)
 
     def leave(self) -> None:
         """Take this process out."""
@@ -86,7 +94,10 @@ class Agents:
         """`in_doubt`: the answer for a process that is there and was not seen lately."""
         if self._same_view and not _is_still(process, last):
             return False
-        return _is_seen(last) or (in_doubt and self._same_view)
+        return self._sees(last) or (in_doubt and self._same_view)
+
+    def _sees(self, last: int) -> bool:
+        return _is_seen(last, self._monotonic())
 
     def _listed(self) -> list[tuple[int, int]]:
         """Processes that are not captured, and when they were last seen."""
@@ -99,8 +110,8 @@ class Agents:
         return found
 
 
-def _is_seen(last: int) -> bool:
-    return int(time.monotonic()) - last < SEEN
+def _is_seen(last: int, now: float) -> bool:
+    return int(now) - last < SEEN
 
 
 def _is_still(process: int, last: int) -> bool:

@@ -11,6 +11,6 @@ CPU time that strangers took meanwhile is written beside each figure; and figure
 Groups: `hbone` (the data plane of two nodes on one loopback against no proxy, plain relays, Envoy, ztunnel),
 `hbone-openssl35` (its bulk with OpenSSL 3.5 in the engine), `capture` (what capturing costs; pods of one node directly
 and through proxies),
-`mesh` (pods of the local mesh on two nodes, enrolled against not enrolled) `control` (control plane and node agent
-with 50,000 workloads) and `upgrade` (agents replaced and killed under load).
+`mesh` (pods of the local mesh on two nodes, enrolled against not enrolled), `control` (control plane and node agent
+with 50,000 workloads), `upgrade` (agents replaced and killed under load) and `enrol` (pods that come and go).
 """

@@ -20,6 +20,7 @@ from tests.bench.capture.group import run_capture
 from tests.bench.capture.variants import capture_variants
 from tests.bench.cases import hbone_cases
 from tests.bench.control.group import run_control
+from tests.bench.enrol.group import run_enrol
 from tests.bench.handshake.group import run_handshake
 from tests.bench.hbone import run_hbone, run_openssl35
 from tests.bench.mesh import mesh_cases, run_mesh
@@ -39,6 +40,7 @@ GROUPS = {
     "mesh": run_mesh,
     "control": run_control,
     "upgrade": run_upgrade,
+    "enrol": run_enrol,
 }
 OPEN_FILES = 1 << 18
 ROOT = Path(__file__).parents[2]
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--first",
         action="store_true",
-        help="group capture: at real-time priority, for figures on a machine that has other work to do",
+        help="groups capture and enrol: at real-time priority, for figures on a machine that has other work to do",
     )
     made.add_argument(
         "--libssl",

@@ -113,6 +113,7 @@ class IdentityManager:
         self._owners: dict[str, SpiffeId] = {}
         self._holds: Counter[SpiffeId] = Counter()
         self._queue: list[tuple[int, int, SpiffeId]] = []
+        self._times: list[tuple[datetime, int, SpiffeId]] = []
         self._order = 0
         self._work = trio.Semaphore(0)
         self._timer = trio.Event()
@@ -161,7 +162,7 @@ class IdentityManager:
         if self._holds[identity] <= 0 and held is not None:
             del self._holds[identity]
             held.forget = renewal.next_attempt(self._now(), LINGER, None)
-            self._timer.set()
+            self._wake_at(held, held.forget)
 
     async def fetch(self, identity: SpiffeId, timeout: float) -> int:
         """Wait for a valid certificate, ahead of everything else; raises IdentityUnavailable."""
@@ -273,22 +274,33 @@ class IdentityManager:
 
     def _schedule_at(self, held: Held, at: datetime) -> None:
         held.due = at
-        self._timer.set()
+        self._wake_at(held, at)
+
+    def _wake_at(self, held: Held, at: datetime) -> None:
+        """Look at it then. What it is looked at for may have changed by that time."""
+        self._order += 1
+        heapq.heappush(self._times, (at, self._order, held.identity))
+        if self._times[0][1] == self._order:
+            self._timer.set()
 
     async def _clock(self) -> None:
-        """Sleep until the earliest due time. Wall-clock jumps are seen within a minute."""
+        """Sleep until the earliest time. Wall-clock jumps are seen within a minute."""
         while True:
             self._timer = trio.Event()
             now = self._now()
-            for held in list(self._held.values()):
-                if held.forget is not None and held.forget <= now:
-                    self._give_up(held)
-                elif held.due is not None and held.due <= now:
-                    self._due(held, now)
-            times = [at for held in self._held.values() for at in (held.due, held.forget) if at is not None]
-            wait = min(((at - self._now()).total_seconds() for at in times), default=60.0)
+            while self._times and self._times[0][0] <= now:
+                self._look(self._held.get(heapq.heappop(self._times)[2]), now)
+            wait = (self._times[0][0] - self._now()).total_seconds() if self._times else 60.0
             with trio.move_on_after(min(max(wait, 0.001), 60.0)):
                 await self._timer.wait()
+
+    def _look(self, held: Held | None, now: datetime) -> None:
+        if held is None:
+            return
+        if held.forget is not None and held.forget <= now:
+            self._give_up(held)
+        elif held.due is not None and held.due <= now:
+            self._due(held, now)
 
     def _give_up(self, held: Held) -> None:
         del self._held[held.identity]

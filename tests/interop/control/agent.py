@@ -79,7 +79,10 @@ class Agent:
                 request_serializer=ca_pb2.IstioCertificateRequest.SerializeToString,
                 response_deserializer=ca_pb2.IstioCertificateResponse.FromString,
             )
-            return method(request, metadata=self.metadata(), timeout=DEADLINE)
+            answer: ca_pb2.IstioCertificateResponse = method(
+                request, metadata=self.metadata(), timeout=DEADLINE
+            )
+            return answer
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Stream:
             request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
             response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
         )
-        self._call = method(iter(self._requests.get, None), metadata=self.agent.metadata())
+        self._call: Any = method(iter(self._requests.get, None), metadata=self.agent.metadata())
         self._first = True
         if self.reading:
             self.read()
@@ -128,7 +131,7 @@ class Stream:
             self._first = False
         self._requests.put(request)
 
-    def subscribe(self, type_url: str, **fields: object) -> None:
+    def subscribe(self, type_url: str, **fields: Any) -> None:
         self.send(discovery_pb2.DeltaDiscoveryRequest(type_url=type_url, **fields))
 
     def start(self, versions: dict[str, dict[str, str]] | None = None) -> None:

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
-import threading
+import signal
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 
 import pytest
 
-from ebpf import bpf, maps, netlink, netns, trial
+from ebpf import bpf, maps
 from ebpf.capture import Capture, PodNetwork
 from ebpf.errors import CaptureError
 from ebpf.ledger import Ledger
@@ -23,11 +21,11 @@ from ebpf.listeners import open_listeners
 from ebpf.maps import MAX_PODS, NO_FLAGS, SavedSysctls
 from ebpf.pairs import Backend, Endpoint, PairKey
 from tests.netns.capture.lab import Lab, sh, wait_for
+from tests.support.namespaces import OWN, new_namespace
 
 pytestmark = pytest.mark.root
 
 CHURN = int(os.environ.get("AMBIENT_TEST_CHURN", "200"))
-OWN = IPv4Address("10.77.1.1")
 OF_PODS = ("pods", "slots", "addresses", "exempt", "listeners", "direct_pairs", "direct_conns")
 
 
@@ -59,24 +57,6 @@ def entries(capture: Capture) -> dict[str, int]:
 def listening(capture: Capture) -> int:
     fd = capture._kernel.maps["listeners"]
     return sum(bpf.map_lookup(fd, maps.u32(index), 8) is not None for index in range(4 * maps.KINDS))
-
-
-def new_namespace() -> int:
-    """A pod's, with an address; only the descriptor that is returned keeps it."""
-    found: list[int] = []
-
-    def make() -> None:
-        netns.unshare()
-        trial.bring_loopback_up()
-        with netlink.Netlink() as link:
-            body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 0, 1)
-            link.create(netlink.NEW_ADDRESS, body + netlink.attributes({1: OWN.packed, 2: OWN.packed}))
-        found.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    return found[0]
 
 
 def test_node_full_of_pods_fits_the_maps_and_one_more_is_refused(lab: Lab, capture: Capture) -> None:
@@ -122,6 +102,19 @@ def test_pods_that_come_and_go_leave_nothing(lab: Lab, capture: Capture) -> None
     after = (len(os.listdir("/proc/self/fd")), entries(capture), listening(capture), pins(capture))
     assert after == before
     capture.withdraw(stays)
+
+
+def test_a_signal_while_a_program_is_loaded_costs_no_pod(capture: Capture) -> None:
+    """The kernel gives up loading then, and says EAGAIN."""
+    seen: list[int] = []
+    former = signal.signal(signal.SIGPROF, lambda *_: seen.append(1))
+    signal.setitimer(signal.ITIMER_PROF, 0.004, 0.004)
+    try:
+        while len(seen) < 40:
+            os.close(capture._kernel.load("steer", slot=0))
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, former)
 
 
 def pins(capture: Capture) -> list[str]:

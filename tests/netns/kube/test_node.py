@@ -262,6 +262,41 @@ def test_a_successor_decides_alone_and_takes_the_pods_over(node: KubeNode) -> No
     assert node.agent.log.count(enrolled(node.api.namespace, "web")) == 2
 
 
+def test_a_pod_that_cannot_be_captured_says_so_until_it_can(node: KubeNode) -> None:
+    node.label("ambient")
+    good, bad = node.run("good"), node.run("bad", mode="none")
+    lo_of(bad, "down")
+    node.agent.start()
+    node.until_in("good")
+    node.api.put(node.body("bad", ip=bad.address))
+    node.agent.until(lambda: node.status("bad") == "pending", "what failed shows on the pod")
+    assert not node.agent.ready()
+    node.agent.until(lambda: "set lo up in the pod" in node.agent.log, "what to do")
+    lo_of(bad, "up")
+    node.until_in("good", "bad")
+    assert captured(good)
+    assert captured(bad)
+    node.agent.until(node.agent.ready, "ready")
+
+
+def lo_of(sandbox: Sandbox, state: str) -> None:
+    subprocess.run(["ip", "-n", sandbox.netns.name, "link", "set", "lo", state], check=True, timeout=60)
+
+
+def test_pods_are_not_written_on_where_that_is_not_wanted(node: KubeNode) -> None:
+    node.agent.environ["AMBIENT_POD_STATUS"] = "false"
+    node.label("ambient")
+    before, bad = node.run("before"), node.run("bad")
+    lo_of(bad, "down")
+    node.agent.start()
+    node.agent.until(lambda: captured(before), "it is in")
+    node.agent.until(lambda: "set lo up in the pod" in node.agent.log, "the other cannot be")
+    late = node.run("late")
+    node.agent.until(lambda: captured(late), "one that came later is, too")
+    node.agent.stop()
+    assert [node.status(name) for name in ("before", "bad", "late")] == ["", "", ""]
+
+
 @pytest.mark.parametrize("api", ["scripted"], indirect=True)  # a cluster is not ours to stop
 def test_an_agent_that_starts_without_the_api_server_leaves_pods_captured(node: KubeNode) -> None:
     assert isinstance(node.api, Scripted)

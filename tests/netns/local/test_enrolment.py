@@ -1,6 +1,7 @@
 """Enrolment as an agent sees it: who, when, in which order. With a stub in the agent's place."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -115,6 +116,33 @@ def test_agent_that_does_not_start_is_reported(mesh: Mesh, monkeypatch: pytest.M
     done = mesh.ctl("up", "--timeout", "1", str(mesh.folder))
     assert done.returncode == 1
     assert "its agent does not run (ambientctl logs ztunnel/node1)" in done.stderr
+
+
+def test_successor_that_ends_is_reported_and_the_agent_serves_on(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    command = f'sh -c "if [ -e {broken} ]; then exit 3; fi; exec {sys.executable} -u {STUB}"'
+    monkeypatch.setenv("AMBIENT_AGENT_COMMAND", command)
+    mesh.flags = ("--nodes", "1")
+    mesh.write("ns.yaml", namespace("ambient"))
+    mesh.write("pods.yaml", sleeper("p"))
+    mesh.up()
+    before = mesh.status()["nodes"]["node1"]["agent"]
+    broken.touch()
+    done = mesh.ctl("upgrade", "node1")
+    assert done.returncode == 1
+    assert re.search(r"the new agent ended \(3\): see \S+ztunnel-node1\.log", done.stderr), done.stderr
+    after = mesh.status()["nodes"]["node1"]["agent"]
+    assert (after["pid"], after["connected"]) == (before["pid"], True)
+    mesh.write("pods.yaml", sleeper("p"), sleeper("q"))
+    mesh.up()
+    assert [line[1] for line in heard(mesh, "add")] == ["shop/p", "shop/q"], (
+        "who was there is told of new pods"
+    )
+    broken.unlink()
+    assert mesh.ctl("upgrade", "node1").returncode == 0
+    assert mesh.status()["nodes"]["node1"]["agent"]["pid"] != before["pid"]
 
 
 def test_down_removes_agents_pins_and_control_plane(stubbed: Mesh) -> None:

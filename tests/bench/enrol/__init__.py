@@ -1,0 +1,1 @@
+"""Group `enrol`: pods that come to an agent and go, as fast as a CNI agent can tell of them."""
