@@ -59,6 +59,10 @@ class Held:
     pins: tuple[str, ...]
     entries: tuple[int, ...]
 
+    def counts(self) -> tuple[int, ...]:
+        """What a moment's work of the agent may change, too."""
+        return self.descriptors, self.namespaces, self.stored, self.threads
+
 
 @dataclass
 class Node:

@@ -24,7 +24,7 @@ class Program:
     log_file = Path("log")
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.ended, self.retired = pid, False, False
+        self.pid, self.ended, self.retired, self.given_up = pid, False, False, False
 
     async def run(self) -> None:
         try:
@@ -58,23 +58,30 @@ async def replace(place: Place, successor: Program) -> str:
         except UpgradeFailed as error:
             said = str(error)
             await wait_all_tasks_blocked()
-            assert successor.ended
+            successor.given_up = successor.ended
         nursery.cancel_scope.cancel()
     return said
 
 
 async def test_one_that_never_serves_is_ended_after_a_minute(autojump_clock: MockClock) -> None:
     old, new = Program(1), Program(2)
-    place = Place(old, serves=lambda pid: False)
+    place = Place(old, serves=lambda pid: pid == 1)
     began = trio.current_time()
     assert await replace(place, new) == "no new agent within 60 s: see log"
     assert trio.current_time() - began == pytest.approx(SUCCESSOR_SECONDS, abs=0.1)
-    assert (place.agent, place.former, old.retired) == (old, [], False)
+    assert (place.agent, place.former, old.retired, new.given_up) == (old, [], False, True)
 
 
 async def test_one_that_is_late_takes_over(autojump_clock: MockClock) -> None:
     old, new = Program(1), Program(2)
     ready = trio.current_time() + SUCCESSOR_SECONDS - 1
-    place = Place(old, serves=lambda pid: pid == 2 and trio.current_time() >= ready)
+    place = Place(old, serves=lambda pid: pid == 1 or trio.current_time() >= ready)
     assert await replace(place, new) == ""
     assert (place.agent, place.former, old.retired) == (new, [old], True)
+
+
+async def test_one_stays_where_the_old_agent_has_nothing_to_hand_over(autojump_clock: MockClock) -> None:
+    old, new = Program(1), Program(2)
+    place = Place(old, serves=lambda pid: False)
+    assert await replace(place, new) == "no new agent within 60 s: see log"
+    assert (place.agent, place.former, old.retired, new.given_up) == (new, [old], True, False)
