@@ -27,52 +27,90 @@ static bool refuse(char *error, size_t size, const char *what)
     return false;
 }
 
-static BIO *memory(const char *pem, size_t size)
-{
-    return BIO_new_mem_buf(pem, (int)size);
-}
+/* What both roles share: parsed once, since parsing is most of what an identity costs. */
+struct parsed {
+    STACK_OF(X509) * chain; /* the leaf first */
+    EVP_PKEY *key;
+    X509_STORE *roots;
+};
 
-static bool use_chain(SSL_CTX *ctx, const struct identity_material *m)
+/* The certificates of a PEM text, NULL where there is none or one is broken. */
+static STACK_OF(X509) * certificates(const char *pem, size_t size)
 {
-    BIO *bio = memory(m->chain, m->chain_size);
-    unsigned n = 0;
-    bool good = bio != NULL;
+    BIO *bio = BIO_new_mem_buf(pem, (int)size);
+    STACK_OF(X509) *all = sk_X509_new_null();
+    bool good = bio && all;
     X509 *cert;
-    while (good && (cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
-        good = n++ ? SSL_CTX_add1_chain_cert(ctx, cert) == 1 : SSL_CTX_use_certificate(ctx, cert) == 1;
-        X509_free(cert);
-    }
+    while (good && (cert = PEM_read_bio_X509(bio, NULL, NULL, NULL)))
+        if (!(good = sk_X509_push(all, cert) > 0))
+            X509_free(cert);
+    good = good && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE; /* the end, and no broken one */
     BIO_free(bio);
-    return good && n > 0;
+    if (good && sk_X509_num(all) > 0)
+        return all;
+    sk_X509_pop_free(all, X509_free);
+    return NULL;
 }
 
-static bool use_key(SSL_CTX *ctx, const struct identity_material *m)
+static EVP_PKEY *private_key(const struct identity_material *m, X509 *leaf)
 {
-    BIO *bio = memory(m->key, m->key_size);
+    BIO *bio = BIO_new_mem_buf(m->key, (int)m->key_size);
     EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, NULL, NULL) : NULL;
-    bool good = key && SSL_CTX_use_PrivateKey(ctx, key) == 1 && SSL_CTX_check_private_key(ctx) == 1;
+    BIO_free(bio);
+    if (key && X509_check_private_key(leaf, key) == 1)
+        return key;
     EVP_PKEY_free(key);
-    BIO_free(bio);
-    return good;
+    return NULL;
 }
 
-static bool use_roots(SSL_CTX *ctx, const struct identity_material *m)
+static X509_STORE *trusted(const struct identity_material *m)
 {
-    BIO *bio = memory(m->roots, m->roots_size);
-    X509_STORE *store = SSL_CTX_get_cert_store(ctx);
-    unsigned n = 0;
-    bool good = bio != NULL;
-    X509 *cert;
-    while (good && (cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
-        good = X509_STORE_add_cert(store, cert) == 1;
-        n++;
-        X509_free(cert);
-    }
-    BIO_free(bio);
-    return good && n > 0;
+    STACK_OF(X509) *all = certificates(m->roots, m->roots_size);
+    X509_STORE *store = X509_STORE_new();
+    bool good = all && store;
+    for (int i = 0; good && i < sk_X509_num(all); i++)
+        good = X509_STORE_add_cert(store, sk_X509_value(all, i)) == 1;
+    sk_X509_pop_free(all, X509_free);
+    if (good)
+        return store;
+    X509_STORE_free(store);
+    return NULL;
 }
 
-static SSL_CTX *context(const SSL_METHOD *method, const struct identity_material *m, char *error, size_t size)
+static void parsed_free(struct parsed *p)
+{
+    sk_X509_pop_free(p->chain, X509_free);
+    EVP_PKEY_free(p->key);
+    X509_STORE_free(p->roots);
+}
+
+static bool parse(struct parsed *p, const struct identity_material *m, char *error, size_t size)
+{
+    ERR_clear_error();
+    if (!(p->chain = certificates(m->chain, m->chain_size)))
+        return refuse(error, size, "certificate chain does not load");
+    if (!(p->key = private_key(m, sk_X509_value(p->chain, 0))))
+        return refuse(error, size, "private key does not load or does not fit the leaf");
+    if (!(p->roots = trusted(m)))
+        return refuse(error, size, "root certificates do not load");
+    ERR_clear_error(); /* the end of the PEM data leaves an entry */
+    return true;
+}
+
+static bool use(SSL_CTX *ctx, const struct parsed *p)
+{
+    if (SSL_CTX_use_certificate(ctx, sk_X509_value(p->chain, 0)) != 1 ||
+        SSL_CTX_use_PrivateKey(ctx, p->key) != 1)
+        return false;
+    for (int i = 1; i < sk_X509_num(p->chain); i++)
+        if (SSL_CTX_add1_chain_cert(ctx, sk_X509_value(p->chain, i)) != 1)
+            return false;
+    SSL_CTX_set1_cert_store(ctx, p->roots);
+    return true;
+}
+
+static SSL_CTX *context(const SSL_METHOD *method, const struct parsed *p, const struct identity_material *m,
+                        char *error, size_t size)
 {
     SSL_CTX *ctx = SSL_CTX_new(method);
     if (!ctx)
@@ -90,12 +128,9 @@ static SSL_CTX *context(const SSL_METHOD *method, const struct identity_material
     SSL_CTX_set_max_cert_list(ctx, CERTIFICATES_LARGEST);
     SSL_CTX_set_verify_depth(ctx, VERIFY_DEPTH);
     ERR_clear_error();
-    bool good = (use_chain(ctx, m) || refuse(error, size, "certificate chain does not load")) &&
-                (use_key(ctx, m) || refuse(error, size, "private key does not load or does not fit the leaf")) &&
-                (use_roots(ctx, m) || refuse(error, size, "root certificates do not load"));
-    ERR_clear_error(); /* the end of the PEM data leaves an entry */
-    if (good)
+    if (use(ctx, p))
         return ctx;
+    refuse(error, size, "certificate and key cannot be used for TLS");
     SSL_CTX_free(ctx);
     return NULL;
 }
@@ -143,6 +178,16 @@ static bool copy_trust_domains(struct identity *i, const struct identity_materia
     return true;
 }
 
+static bool load(struct identity *i, const struct identity_material *m, char *error, size_t size)
+{
+    struct parsed p = {0};
+    bool good = parse(&p, m, error, size) &&
+                (i->server = context(TLS_server_method(), &p, m, error, size)) &&
+                (i->client = context(TLS_client_method(), &p, m, error, size));
+    parsed_free(&p);
+    return good;
+}
+
 struct identity *identity_new(uint32_t id, const struct identity_material *m, char *error, size_t error_size)
 {
     struct identity *i = calloc(1, sizeof *i);
@@ -152,8 +197,7 @@ struct identity *identity_new(uint32_t id, const struct identity_material *m, ch
     atomic_init(&i->references, 1);
     i->id = id;
     i->revocation = m->revocation;
-    if (copy_trust_domains(i, m) && (i->server = context(TLS_server_method(), m, error, error_size)) &&
-        (i->client = context(TLS_client_method(), m, error, error_size))) {
+    if (copy_trust_domains(i, m) && load(i, m, error, error_size)) {
         handshake_prepare(i->server, i->client);
         if (!m->max_sessions || !i->revocation || allow_resumption(i, m))
             return i;
