@@ -18,6 +18,7 @@ from ztunnel import pages, parts
 from ztunnel.agent import Agent
 from ztunnel.capabilities import cgroup2_mount, missing_capabilities
 from ztunnel.config import Config
+from ztunnel.filelimit import FEW, raise_file_limit
 from ztunnel.logs import LineWriter, fields
 
 __all__ = ["StartError", "cgroup_of", "check_capabilities", "run"]
@@ -58,6 +59,7 @@ def check_alone(config: Config) -> None:
 async def run(config: Config, writer: LineWriter, version: str) -> None:
     """Start the agent and stay until it is told to leave; raises StartError, CaptureError or BindError."""
     began = datetime.now(UTC)
+    limit = raise_file_limit()
     check_capabilities()
     listeners = pages.open_ports(config)
     check_alone(config)
@@ -86,6 +88,11 @@ async def run(config: Config, writer: LineWriter, version: str) -> None:
                     took=f"{took:.2f}s",
                 ),
             )
+            if limit < FEW:
+                _log.warning(
+                    "few descriptors: raise the hard limit (ulimit -Hn, LimitNOFILE) or give CAP_SYS_RESOURCE",
+                    extra=fields(limit=limit, connections=limit // 2),
+                )
             await agent.run(listeners)
         finally:
             engine.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,9 @@ from ebpf.fdstore import FdStore
 from ztunnel import app, logs
 from ztunnel.config import Config, ConfigError, describe, load
 from ztunnel.enrol.source import EnrolError
-from ztunnel.filelimit import FEW, raise_file_limit
 from ztunnel.http1 import BindError
 
 __all__ = ["main"]
-
-_log = logging.getLogger(__name__)
 
 _EXPECTED = (ConfigError, CaptureError, BindError, app.StartError, EnrolError)
 
@@ -73,18 +69,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(config: Config) -> None:
-    limit = raise_file_limit()
     writer = logs.LineWriter(sys.stdout.fileno())
     try:
         try:
             logs.install(writer, as_json=config.log_format == "json", spec=config.log_level)
         except ValueError as error:
             raise ConfigError(f"LOG_LEVEL: {error}") from None
-        if limit < FEW:
-            _log.warning(
-                "few descriptors: raise the hard limit (ulimit -Hn, LimitNOFILE) or give CAP_SYS_RESOURCE",
-                extra=logs.fields(limit=limit, connections=limit // 2),
-            )
         trio.run(app.run, config, writer, version())
     finally:
         writer.close()

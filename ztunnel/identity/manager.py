@@ -280,7 +280,8 @@ class IdentityManager:
         """Look at it then. What it is looked at for may have changed by that time."""
         self._order += 1
         heapq.heappush(self._times, (at, self._order, held.identity))
-        if self._times[0][1] == self._order:
+        first, order, _ = self._times[0]
+        if order == self._order or first <= self._now():  # due already: the wall clock has jumped
             self._timer.set()
 
     async def _clock(self) -> None:
