@@ -9,7 +9,7 @@ namespace of their own (no firewall, no connection tracking, reno); every proxy 
 CPU time that strangers took meanwhile is written beside each figure; and figures of different runs are never compared.
 
 Groups: `hbone` (the data plane of two nodes on one loopback against no proxy, plain relays, Envoy, ztunnel),
-`hbone-openssl35` (its bulk with OpenSSL 3.5 in the engine), `capture` (what capturing costs; pods of one node directly
+`hbone-one` (one request at a time, longer), `hbone-openssl35` (its bulk with OpenSSL 3.5 in the engine), `capture` (what capturing costs; pods of one node directly
 and through proxies),
 `mesh` (pods of the local mesh on two nodes, enrolled against not enrolled), `control` (control plane and node agent
 with 50,000 workloads), `upgrade` (agents replaced and killed under load) and `enrol` (pods that come and go).

@@ -22,7 +22,7 @@ from tests.bench.cases import hbone_cases
 from tests.bench.control.group import run_control
 from tests.bench.enrol.group import run_enrol
 from tests.bench.handshake.group import run_handshake
-from tests.bench.hbone import run_hbone, run_openssl35
+from tests.bench.hbone import run_hbone, run_one, run_openssl35
 from tests.bench.mesh import mesh_cases, run_mesh
 from tests.bench.native import BuildError
 from tests.bench.openssl import wheel_absent
@@ -34,6 +34,7 @@ from tests.bench.variants import DEFAULT, known
 
 GROUPS = {
     "hbone": run_hbone,
+    "hbone-one": run_one,
     "hbone-openssl35": run_openssl35,
     "handshake": run_handshake,
     "capture": run_capture,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,8 @@ def testbed(options: argparse.Namespace, work: Path) -> Iterator[Testbed]:
 
 OPENSSL35_CASES = "bulk-up-1,bulk-up-8,bulk-down-1,bulk-down-8"
 OPENSSL35_VARIANTS = "ours,ours-openssl,envoy-c1,envoy-c2,ztunnel"
+ONE_CASES = "rr-1-64b"
+ONE_VARIANTS = "ours,none,splice,envoy-c1,ztunnel"
 
 
 def run_hbone(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
@@ -82,6 +85,13 @@ def run_openssl35(root: Path, options: argparse.Namespace, plan: Plan) -> dict[s
         "variants": options.variants or OPENSSL35_VARIANTS,
     }
     return _run("hbone-openssl35", root, argparse.Namespace(**{**vars(options), **chosen}), plan)
+
+
+def run_one(root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """One request at a time, of group hbone, in five times as many rounds: a change of the machine's speed is not for all."""
+    chosen = {"cases": options.cases or ONE_CASES, "variants": options.variants or ONE_VARIANTS}
+    more = dataclasses.replace(plan, rounds=5 * plan.rounds)
+    return _run("hbone-one", root, argparse.Namespace(**{**vars(options), **chosen}), more)
 
 
 def _run(group: str, root: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
