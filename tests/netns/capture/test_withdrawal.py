@@ -36,17 +36,6 @@ def capture(lab: Lab) -> Iterator[Capture]:
 
 
 @pytest.fixture
-def pod(lab: Lab) -> Pod:
-    return lab.pods[0]
-
-
-@pytest.fixture
-def client(lab: Lab, pod: Pod) -> App:
-    """The application in the pod that leaves."""
-    return lab.app(pod)
-
-
-@pytest.fixture
 def neighbour(lab: Lab) -> App:
     return lab.app(lab.pods[1])
 
